@@ -1,0 +1,107 @@
+package api
+
+import (
+	"fmt"
+	"time"
+)
+
+// Time is a moment in RFC 3339, UTC.
+type Time struct{ time.Time }
+
+// At returns t in UTC, cut to microseconds so that it survives every store.
+func At(t time.Time) Time { return Time{t.UTC().Truncate(time.Microsecond)} }
+
+// MarshalJSON implements json.Marshaler.
+func (t Time) MarshalJSON() ([]byte, error) { return t.Time.UTC().MarshalJSON() }
+
+// Duration is a span of time written with its unit, "720h" or "30m".
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("a duration needs a unit, such as \"720h\" or \"30m\"")
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Key describes a key and its versions, newest first.
+type Key struct {
+	Name          string            `json:"name"`
+	Purpose       string            `json:"purpose"`
+	Algorithm     string            `json:"algorithm"` // of the next version
+	Bits          int               `json:"bits"`      // of the next version
+	Description   string            `json:"description,omitempty"`
+	Tags          map[string]string `json:"tags,omitempty"`
+	Token         string            `json:"token"`
+	ActiveVersion uint32            `json:"active_version"` // 0: none
+	Epoch         uint64            `json:"epoch"`
+	CreatedAt     Time              `json:"created_at"`
+	Policy        Policy            `json:"policy"`
+	Versions      []Version         `json:"versions"`
+}
+
+// Policy says how a key lives.
+type Policy struct {
+	Period Duration `json:"period"` // rotate by itself after this long; 0s: never
+}
+
+// Version describes one version.
+type Version struct {
+	Version       uint32 `json:"version"`
+	KeyID         string `json:"kid"`
+	State         string `json:"state"`
+	Algorithm     string `json:"algorithm"`
+	Bits          int    `json:"bits"`
+	CreatedAt     Time   `json:"created_at"`
+	AnnouncedAt   Time   `json:"announced_at,omitzero"`
+	ActivateAt    Time   `json:"activate_at,omitzero"`
+	DeactivatedAt Time   `json:"deactivated_at,omitzero"`
+	SuspendedAt   Time   `json:"suspended_at,omitzero"`
+	RevokedAt     Time   `json:"revoked_at,omitzero"`
+	RevokeReason  string `json:"revoke_reason,omitempty"`
+	DestroyAt     Time   `json:"destroy_at,omitzero"`
+	DestroyedAt   Time   `json:"destroyed_at,omitzero"`
+	PublicKey     string `json:"public_key,omitempty"` // PEM, SubjectPublicKeyInfo
+	JWK           *JWK   `json:"jwk,omitempty"`
+	HSM           HSM    `json:"hsm"`
+}
+
+// HSM says what the token reported of the version's objects.
+type HSM struct {
+	Token            string `json:"token"`
+	CKAID            string `json:"cka_id"` // hexadecimal
+	NeverExtractable bool   `json:"never_extractable"`
+	AlwaysSensitive  bool   `json:"always_sensitive"`
+}
+
+// JWK is a public JSON Web Key (RFC 7517, RFC 7518 section 6, RFC 8037).
+type JWK struct {
+	KeyType   string `json:"kty"`
+	Use       string `json:"use"` // sig or enc
+	Algorithm string `json:"alg"`
+	KeyID     string `json:"kid"`
+	Curve     string `json:"crv,omitempty"`
+	X         string `json:"x,omitempty"`
+	Y         string `json:"y,omitempty"`
+	N         string `json:"n,omitempty"`
+	E         string `json:"e,omitempty"`
+}
+
+// JWKS is a JWK Set: the public keys of pre-activation, active and
+// deactivated versions.
+type JWKS struct {
+	Keys []JWK `json:"keys"`
+}
+
+// KeyList is a page of keys in order of their names. Next, if not empty, is
+// the after parameter of the next page.
+type KeyList struct {
+	Keys []Key  `json:"keys"`
+	Next string `json:"next,omitempty"`
+}
