@@ -33,8 +33,9 @@ type Phase string
 
 // The phases.
 const (
-	PhaseReserved  Phase = "reserved"  // number and CKA_ID taken, nothing in the HSM yet
-	PhaseCompleted Phase = "completed" // the new version is active
+	PhaseReserved  Phase = "reserved"  // number and CKA_ID taken; the HSM may hold the objects or not
+	PhaseActivated Phase = "activated" // the new version is active; the audit outcome is not written yet
+	PhaseCompleted Phase = "completed" // the new version is active and the outcome recorded
 	PhaseAborted   Phase = "aborted"   // given up before the switch; the new version is destroyed
 )
 

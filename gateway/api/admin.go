@@ -40,7 +40,7 @@ type Rotation struct {
 	From        uint32 `json:"from_version"` // 0: the key's first version
 	To          uint32 `json:"to_version"`
 	Reason      string `json:"reason"`
-	Phase       string `json:"phase"` // reserved, completed, aborted
+	Phase       string `json:"phase"` // reserved, activated, completed, aborted
 	StartedBy   string `json:"started_by"`
 	RequestID   string `json:"request_id"`
 	StartedAt   Time   `json:"started_at"`

@@ -39,13 +39,12 @@ type VerifyRequest struct {
 	JWS       string `json:"jws,omitempty"`
 }
 
-// Reasons in VerifyResponse.
+// Reasons in VerifyResponse, beside the states in which a version's
+// signatures are not trusted: suspended, compromised, destroy-scheduled and
+// destroyed.
 const (
 	ReasonBadSignature = "bad-signature"
-	ReasonCompromised  = "compromised"
-	ReasonSuspended    = "suspended"
-	ReasonArchived     = "archived"
-	ReasonDestroyed    = "destroyed"
+	ReasonAlgorithm    = "algorithm-mismatch" // the JWS header names another algorithm than the version's
 )
 
 // VerifyResponse says whether the signature holds. A good signature by a

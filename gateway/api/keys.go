@@ -17,6 +17,9 @@ func (t Time) MarshalJSON() ([]byte, error) { return t.Time.UTC().MarshalJSON() 
 // Duration is a span of time written with its unit, "720h" or "30m".
 type Duration time.Duration
 
+// Std returns d as a time.Duration.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
 // MarshalText implements encoding.TextMarshaler.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 

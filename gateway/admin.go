@@ -1,0 +1,237 @@
+package gateway
+
+import (
+	"context"
+	"unicode/utf8"
+
+	"keyhole/authz"
+	"keyhole/gateway/api"
+	"keyhole/keys"
+	"keyhole/rotation"
+	"keyhole/store"
+)
+
+// Bounds of what administrators may write about a key, in bytes.
+const (
+	maxDescription = 500
+	maxTags        = 50
+	maxTag         = 100
+	maxNote        = 200
+)
+
+// changes runs an act on a key. The engine records intent and outcome; here
+// only a refusal is recorded.
+func changes[R any](ctx context.Context, o *op, res func() (authz.Resource, error), act func() (R, error)) (R, error) {
+	var zero R
+	refuse := func(err error) (R, error) {
+		if rerr := o.s.record(ctx, o.finish(err)); rerr != nil {
+			return zero, rerr
+		}
+		return zero, err
+	}
+	release, err := o.s.admit(o)
+	if err != nil {
+		return refuse(err)
+	}
+	defer release()
+	if res == nil {
+		err = o.authorise(o.rec.Version)
+	} else {
+		var r authz.Resource
+		if r, err = res(); err == nil {
+			err = o.decide(r, "")
+		}
+	}
+	if err != nil {
+		return refuse(err)
+	}
+	return act()
+}
+
+// CreateKey makes a key and activates its version 1.
+func (s *Service) CreateKey(ctx context.Context, req Request, in api.CreateKeyRequest) (api.Key, error) {
+	var spec rotation.Spec
+	return changes(ctx, s.open(req, authz.ActionCreateKey, clip(in.Name), 0),
+		func() (authz.Resource, error) {
+			var err error
+			if spec, err = specOf(in); err != nil {
+				return authz.Resource{}, err
+			}
+			return authz.Resource{Type: authz.TypeKey, Name: spec.Name, Purpose: string(spec.Algorithm.Purpose()), Tags: spec.Tags}, nil
+		},
+		func() (api.Key, error) { return s.described(s.lifecycle.CreateKey(ctx, req.actor(), spec)) })
+}
+
+func specOf(in api.CreateKeyRequest) (rotation.Spec, error) {
+	spec := rotation.Spec{Name: in.Name, Bits: in.Bits, Description: in.Description, Tags: in.Tags, Token: in.Token}
+	if err := keys.CheckNewName(in.Name); err != nil {
+		return spec, err
+	}
+	if in.Policy != nil {
+		spec.Policy = policyOf(*in.Policy)
+	}
+	var err error
+	if spec.Algorithm, err = keys.ParseAlgorithm(in.Algorithm); err != nil {
+		return spec, err
+	}
+	return spec, checkWords(&in.Description, &in.Tags)
+}
+
+func policyOf(p api.Policy) keys.Policy { return keys.Policy{Period: p.Period.Std()} }
+
+// checkWords bounds what is stored and shown with a key.
+func checkWords(description *string, tags *map[string]string) error {
+	if description != nil && (len(*description) > maxDescription || !utf8.ValidString(*description)) {
+		return keys.Errorf(keys.ErrInvalid, "the description must be UTF-8 of at most %d bytes", maxDescription)
+	}
+	if tags == nil {
+		return nil
+	}
+	if len(*tags) > maxTags {
+		return keys.Errorf(keys.ErrInvalid, "a key may have %d tags, not %d", maxTags, len(*tags))
+	}
+	for k, v := range *tags {
+		if k == "" || len(k) > maxTag || len(v) > maxTag || !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return keys.Errorf(keys.ErrInvalid, "tags must be UTF-8 of 1 to %d bytes, their values of at most %d", maxTag, maxTag)
+		}
+	}
+	return nil
+}
+
+// UpdateKey changes a key's description, tags or policy. A caller who
+// changes the tags needs the permission under the new ones too: tags decide
+// who may do what.
+func (s *Service) UpdateKey(ctx context.Context, req Request, name string, in api.UpdateKeyRequest) (api.Key, error) {
+	o := s.open(req, authz.ActionUpdateKey, name, 0)
+	return changes(ctx, o, nil, func() (api.Key, error) {
+		if err := checkWords(in.Description, in.Tags); err != nil {
+			return api.Key{}, s.Refuse(ctx, req, authz.ActionUpdateKey, name, err)
+		}
+		if in.Tags != nil {
+			res := resourceOf(o.key)
+			res.Tags = *in.Tags
+			if err := o.decide(res, ""); err != nil {
+				return api.Key{}, s.Refuse(ctx, req, authz.ActionUpdateKey, name, err)
+			}
+		}
+		u := rotation.Update{Description: in.Description, Tags: in.Tags, Epoch: in.Epoch}
+		if in.Policy != nil {
+			p := policyOf(*in.Policy)
+			u.Policy = &p
+		}
+		return s.described(s.lifecycle.UpdateKey(ctx, req.actor(), name, u))
+	})
+}
+
+// Rotate makes and activates the next version.
+func (s *Service) Rotate(ctx context.Context, req Request, name string, in api.RotateRequest) (api.Rotation, error) {
+	o := s.open(req, authz.ActionRotate, name, 0)
+	return changes(ctx, o, nil, func() (api.Rotation, error) {
+		spec := rotation.RotateSpec{Bits: in.Bits}
+		var err error
+		if spec.Reason, err = keys.ParseReason(in.Reason); err == nil && in.Algorithm != "" {
+			spec.Algorithm, err = keys.ParseAlgorithm(in.Algorithm)
+		}
+		if err != nil {
+			return api.Rotation{}, s.Refuse(ctx, req, authz.ActionRotate, name, err)
+		}
+		r, err := s.lifecycle.Rotate(ctx, req.actor(), name, spec)
+		if err != nil {
+			return api.Rotation{}, err
+		}
+		return describeRotation(r), nil
+	})
+}
+
+// Suspend takes a version out of use until Resume.
+func (s *Service) Suspend(ctx context.Context, req Request, name string, n uint32, in api.VersionActRequest) (api.Key, error) {
+	return s.versionAct(ctx, req, authz.ActionSuspend, name, n, in, s.lifecycle.Suspend)
+}
+
+// Resume undoes Suspend.
+func (s *Service) Resume(ctx context.Context, req Request, name string, n uint32, in api.VersionActRequest) (api.Key, error) {
+	return s.versionAct(ctx, req, authz.ActionResume, name, n, in, s.lifecycle.Resume)
+}
+
+// Revoke declares a version compromised, for good. If it was the active one,
+// a successor takes its place.
+func (s *Service) Revoke(ctx context.Context, req Request, name string, n uint32, in api.VersionActRequest) (api.Key, error) {
+	return s.versionAct(ctx, req, authz.ActionRevoke, name, n, in, s.lifecycle.Revoke)
+}
+
+func (s *Service) versionAct(ctx context.Context, req Request, action, name string, n uint32, in api.VersionActRequest,
+	act func(context.Context, rotation.Actor, string, uint32, string) (*keys.Key, error),
+) (api.Key, error) {
+	o := s.open(req, action, name, 0)
+	o.rec.Version = n
+	return changes(ctx, o, nil, func() (api.Key, error) {
+		if len(in.Reason) > maxNote || !utf8.ValidString(in.Reason) {
+			return api.Key{}, s.Refuse(ctx, req, action, name, keys.Errorf(keys.ErrInvalid, "the reason must be UTF-8 of at most %d bytes", maxNote))
+		}
+		return s.described(act(ctx, req.actor(), name, n, in.Reason))
+	})
+}
+
+// Rotation describes one rotation of a key that the caller may see.
+func (s *Service) Rotation(ctx context.Context, req Request, id string) (api.Rotation, error) {
+	return guarded(ctx, s.open(req, authz.ActionListRotations, "", 0), func(ctx context.Context, o *op) (api.Rotation, error) {
+		r, err := s.lifecycle.Rotation(ctx, id)
+		if err != nil {
+			return api.Rotation{}, err
+		}
+		o.rec.Key = r.Key
+		if err := o.authorise(0); err != nil {
+			return api.Rotation{}, keys.Errorf(keys.ErrNotFound, "there is no rotation %q here, or you may not see it", clip(id))
+		}
+		return describeRotation(r), nil
+	})
+}
+
+// Rotations describes rotations, newest first, from before the id given, of
+// one key or of all that the caller may see. limit 0 means DefaultPage.
+func (s *Service) Rotations(ctx context.Context, req Request, key, before string, limit int) (api.RotationList, error) {
+	return guarded(ctx, s.open(req, authz.ActionListRotations, key, 0), func(ctx context.Context, o *op) (api.RotationList, error) {
+		list := api.RotationList{Rotations: []api.Rotation{}}
+		limit, err := pageSize(limit)
+		if err != nil {
+			return list, err
+		}
+		if key != "" {
+			if err := o.authorise(0); err != nil {
+				return list, err
+			}
+		}
+		snap, err := s.snapshots.Snapshot()
+		if err != nil {
+			return list, err
+		}
+		page, err := s.lifecycle.Rotations(ctx, store.RotationFilter{Key: key, Before: before, Limit: limit + 1})
+		if err != nil {
+			return list, err
+		}
+		if len(page) > limit {
+			page = page[:limit]
+			list.Next = page[limit-1].ID
+		}
+		for _, r := range page {
+			if k, ok := snap.Key(r.Key); ok && o.ask(authz.ActionListRotations, resourceOf(k), "").Allowed {
+				list.Rotations = append(list.Rotations, describeRotation(r))
+			}
+		}
+		return list, nil
+	})
+}
+
+func (s *Service) described(k *keys.Key, err error) (api.Key, error) {
+	if err != nil {
+		return api.Key{}, err
+	}
+	return describe(k, s.now()), nil
+}
+
+func describeRotation(r *keys.Rotation) api.Rotation {
+	return api.Rotation{
+		ID: r.ID, Key: r.Key, From: r.From, To: r.To, Reason: string(r.Reason), Phase: string(r.Phase),
+		StartedBy: r.StartedBy, RequestID: r.RequestID, StartedAt: at(r.StartedAt), CompletedAt: at(r.CompletedAt), Error: r.Error,
+	}
+}

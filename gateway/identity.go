@@ -1,0 +1,75 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"keyhole/audit"
+	"keyhole/authz"
+	"keyhole/gateway/api"
+	"keyhole/keys"
+)
+
+// Authenticate finds out who calls. A failure is recorded with its precise
+// reason and answered with a general one.
+func (s *Service) Authenticate(ctx context.Context, id string, source netip.Addr, c authz.Credentials) (Request, error) {
+	req := Request{ID: id, Source: source}
+	err := s.limits.LoginAllowed(source)
+	if err == nil {
+		req.Caller, err = s.authenticator.Authenticate(ctx, c)
+	}
+	if err == nil {
+		return req, nil
+	}
+	rec := s.open(req, authz.ActionAuthenticate, "", 0).rec
+	rec.Outcome, rec.Reason = audit.OutcomeDenied, api.CodeOf(err)
+	var failure *authz.Failure
+	if errors.As(err, &failure) {
+		rec.Reason = failure.Reason
+		s.limits.LoginFailed(source)
+	}
+	if rerr := s.record(ctx, rec); rerr != nil {
+		return req, rerr
+	}
+	return req, err
+}
+
+// Anonymous is a request without credentials, for what the policy opens to
+// everybody.
+func (s *Service) Anonymous(id string, source netip.Addr) Request {
+	return Request{ID: id, Source: source, Caller: authz.Anonymous()}
+}
+
+// Refuse records a request that a transport turned away before it reached
+// an operation: an unknown route, a body too large or malformed. It returns
+// err, or keys.ErrAudit.
+func (s *Service) Refuse(ctx context.Context, req Request, action, key string, err error) error {
+	o := s.open(req, action, clip(key), 0)
+	if rerr := s.record(ctx, o.finish(err)); rerr != nil {
+		return rerr
+	}
+	return err
+}
+
+// WhoAmI tells callers how the gateway sees them.
+func (s *Service) WhoAmI(req Request) api.WhoAmI {
+	groups := req.Caller.Groups
+	if groups == nil {
+		groups = []string{}
+	}
+	return api.WhoAmI{Principal: req.Caller.ID, Groups: groups, Method: req.Caller.Method, ExpiresAt: api.At(req.Caller.ExpiresAt)}
+}
+
+// admit takes the caller's place among the requests in flight.
+func (s *Service) admit(o *op) (release func(), err error) {
+	return s.limits.Admit(o.req.Caller.ID)
+}
+
+// noteFailure counts what an attacker would produce many of: ciphertexts
+// that do not open.
+func (s *Service) noteFailure(o *op, err error) {
+	if errors.Is(err, keys.ErrDecrypt) {
+		s.limits.OperationFailed(o.req.Caller.ID)
+	}
+}

@@ -1,0 +1,251 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"keyhole/audit"
+	"keyhole/authz"
+	"keyhole/gateway/api"
+	"keyhole/keys"
+	"keyhole/rotation"
+)
+
+// Service is the guarded core. Its methods are safe for concurrent use. They
+// take and return the bodies of package api; errors carry a sentinel of
+// package keys.
+type Service struct {
+	crypto        Crypto
+	snapshots     Snapshots
+	audit         Auditor
+	policy        Decider
+	authenticator Authenticator
+	lifecycle     Lifecycle
+	limits        *authz.Limiter
+	now           func() time.Time
+	parallel      int
+	auditTimeout  time.Duration
+}
+
+// New returns a Service.
+func New(c Config) *Service {
+	s := &Service{
+		crypto: c.Crypto, snapshots: c.Snapshots, audit: c.Audit, policy: c.Policy, authenticator: c.Authenticator,
+		lifecycle: c.Lifecycle, limits: c.Limits, now: c.Now, parallel: c.Parallel, auditTimeout: c.AuditTimeout,
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.parallel <= 0 {
+		s.parallel = 4
+	}
+	if s.auditTimeout <= 0 {
+		s.auditTimeout = 10 * time.Second
+	}
+	return s
+}
+
+// Request is who asks, and what of the transport belongs in the record.
+type Request struct {
+	ID     string     // request id
+	Source netip.Addr // of the connection
+	Caller authz.Principal
+}
+
+func (r Request) actor() rotation.Actor {
+	return rotation.Actor{Principal: r.Caller.ID, AuthMethod: r.Caller.Method, Source: r.Source.String(), RequestID: r.ID}
+}
+
+// op is one operation under way: what was found out about it so far.
+type op struct {
+	s     *Service
+	req   Request
+	start time.Time
+	rec   audit.Record
+	key   *keys.Key // set by authorise
+	now   time.Time // the one moment at which the timeline is read
+}
+
+func (s *Service) open(req Request, action, key string, size int) *op {
+	now := s.now()
+	return &op{s: s, req: req, start: now, now: now, rec: audit.Record{
+		RequestID: req.ID, Principal: req.Caller.ID, AuthMethod: req.Caller.Method, Source: req.Source.String(),
+		Action: action, Key: key, Size: int64(size),
+	}}
+}
+
+// notFound is the one answer about a key that is not there and about one
+// that the caller may not see.
+func notFound(name string) error {
+	return keys.Errorf(keys.ErrKeyNotFound, "there is no key %q here, or you may not see it", clip(name))
+}
+
+// clip bounds a caller's own text before it is shown back or recorded.
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}
+
+// authorise finds the operation's key and asks the policy. version is the
+// one the request names; 0 means the active one. Errors: ErrStale,
+// ErrKeyNotFound, ErrForbidden.
+func (o *op) authorise(version uint32) error {
+	snap, err := o.s.snapshots.Snapshot()
+	if err != nil {
+		return err
+	}
+	k, ok := snap.Key(o.rec.Key)
+	if !ok || !visible(k) {
+		o.rec.Key = clip(o.rec.Key)
+		return notFound(o.rec.Key)
+	}
+	var v *keys.Version
+	if version == 0 {
+		v = k.ActiveAt(o.now)
+	} else if found, err := k.Version(version); err == nil {
+		v = found
+	}
+	state := ""
+	if v != nil {
+		state = string(k.StateAt(v, o.now))
+	}
+	if err := o.decide(resourceOf(k), state); err != nil {
+		return err
+	}
+	o.key = k
+	return nil
+}
+
+// decide asks the policy about the operation's action on a resource. A
+// caller who may not even read the key is told that there is none.
+func (o *op) decide(res authz.Resource, state string) error {
+	d := o.ask(o.rec.Action, res, state)
+	o.rec.Policies = d.Policies
+	if d.Allowed {
+		return nil
+	}
+	forbidden := keys.Errorf(keys.ErrForbidden, "policy does not let %s %s %s", clip(o.req.Caller.ID), o.rec.Action, res.Name)
+	o.rec.Outcome, o.rec.Reason = audit.OutcomeDenied, "forbidden"
+	if res.Type == authz.TypeKey && o.rec.Action != authz.ActionRead && o.rec.Action != authz.ActionCreateKey &&
+		o.ask(authz.ActionRead, res, state).Allowed {
+		return forbidden
+	}
+	if res.Type == authz.TypeKey && o.rec.Action != authz.ActionCreateKey {
+		return notFound(res.Name)
+	}
+	return forbidden
+}
+
+func (o *op) ask(action string, res authz.Resource, state string) authz.Decision {
+	return o.s.policy.Decide(authz.Request{
+		Principal: o.req.Caller, Action: action, Resource: res,
+		Context: authz.Context{Method: o.req.Caller.Method, SourceIP: o.req.Source, VersionState: state, PayloadSize: o.rec.Size},
+	})
+}
+
+// may asks about another action on the operation's key, for what the caller
+// is allowed beyond the request itself.
+func (o *op) may(action string, v *keys.Version) bool {
+	return o.ask(action, resourceOf(o.key), string(o.key.StateAt(v, o.now))).Allowed
+}
+
+func resourceOf(k *keys.Key) authz.Resource {
+	return authz.Resource{Type: authz.TypeKey, Name: k.Name, Purpose: string(k.Purpose), Tags: k.Tags}
+}
+
+// gatewayResource stands for acts that concern no key.
+var gatewayResource = authz.Resource{Type: authz.TypeGateway, Name: "keyhole"}
+
+// visible reports whether a key exists for the outside: its first version
+// has been generated.
+func visible(k *keys.Key) bool {
+	for _, v := range k.Versions {
+		if !v.CreatedAt.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+// use names the version in the record and checks that its state serves u.
+func (o *op) use(v *keys.Version, u keys.Use) error {
+	o.name(v)
+	return o.key.StateAt(v, o.now).CheckUse(u)
+}
+
+func (o *op) name(v *keys.Version) {
+	o.rec.Version, o.rec.KeyID, o.rec.Algorithm = v.Number, o.key.ID(v).String(), string(v.Algorithm)
+}
+
+// active returns the version that signs and encrypts now.
+func (o *op) active() (*keys.Version, error) {
+	v := o.key.ActiveAt(o.now)
+	if v == nil {
+		return nil, keys.Errorf(keys.ErrNoActiveVersion, "key %q has no active version: it is suspended or revoked; rotate it or resume a version", o.key.Name)
+	}
+	o.name(v)
+	return v, nil
+}
+
+// purpose refuses a request that the key is not for.
+func (o *op) purpose(p keys.Purpose) error {
+	if o.key.Purpose == p {
+		return nil
+	}
+	return keys.Errorf(keys.ErrWrongPurpose, "key %q (%s) has the purpose %q; it cannot %s", o.key.Name, o.key.Algorithm, o.key.Purpose, o.rec.Action)
+}
+
+// finish completes the record by the operation's result.
+func (o *op) finish(err error) audit.Record {
+	o.rec.Duration = o.s.now().Sub(o.start)
+	switch {
+	case err == nil:
+		if o.rec.Outcome == "" {
+			o.rec.Outcome = audit.OutcomeOK
+		}
+	default:
+		if o.rec.Outcome == "" {
+			o.rec.Outcome = audit.OutcomeError
+		}
+		if o.rec.Reason == "" {
+			o.rec.Reason = api.CodeOf(err)
+		}
+	}
+	return o.rec
+}
+
+// record makes records durable, whether or not the caller still waits.
+func (s *Service) record(ctx context.Context, recs ...audit.Record) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
+	defer cancel()
+	if _, err := s.audit.Append(ctx, recs...); err != nil {
+		if errors.Is(err, keys.ErrAudit) {
+			return err
+		}
+		return errors.Join(keys.ErrAudit, err)
+	}
+	return nil
+}
+
+// guarded runs one recorded operation. act authorises first.
+func guarded[R any](ctx context.Context, o *op, act func(ctx context.Context, o *op) (R, error)) (R, error) {
+	var zero R
+	release, err := o.s.admit(o)
+	if err != nil {
+		return zero, errors.Join(err, o.s.record(ctx, o.finish(err)))
+	}
+	defer release()
+	res, err := act(ctx, o)
+	o.s.noteFailure(o, err)
+	if rerr := o.s.record(ctx, o.finish(err)); rerr != nil {
+		return zero, rerr
+	}
+	if err != nil {
+		return zero, err
+	}
+	return res, nil
+}

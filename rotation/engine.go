@@ -1,0 +1,144 @@
+package rotation
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"sync"
+	"time"
+
+	"keyhole/audit"
+	"keyhole/keys"
+	"keyhole/store"
+)
+
+// Store is where keys and rotations are kept. Each Commit is durable when it
+// returns nil, atomic, and refused with keys.ErrConflict when the key's
+// epoch has moved on; a second open rotation of a key is refused with
+// keys.ErrRotationRunning.
+type Store interface {
+	Commit(ctx context.Context, c store.Change) error
+	Key(ctx context.Context, name string) (*keys.Key, error)
+	Rotation(ctx context.Context, id string) (*keys.Rotation, error)
+	Rotations(ctx context.Context, f store.RotationFilter) ([]*keys.Rotation, error)
+}
+
+// Token is the management side of the HSM. Generate proves that neither the
+// CKA_ID nor the label exists, reads the attributes back, uses the key once,
+// and leaves nothing behind when it fails, unless the process dies in it.
+// Destroy is idempotent: it returns nil when the objects are gone.
+type Token interface {
+	Generate(ctx context.Context, ref keys.Ref) (keys.Generated, error)
+	Destroy(ctx context.Context, ref keys.Ref) error
+	Capable(token string, alg keys.Algorithm) error
+	DefaultToken() string
+	HasToken(name string) bool
+}
+
+// Auditor records. Append returns nil only when the records are durable.
+type Auditor interface {
+	Append(ctx context.Context, recs ...audit.Record) (first uint64, err error)
+}
+
+// Config is what an Engine needs. Every field but Now and Log is required.
+type Config struct {
+	Store   Store
+	Token   Token
+	Audit   Auditor
+	Keys    func() ([]*keys.Key, error)     // the local snapshot; not to be changed
+	Refresh func(ctx context.Context) error // brings committed changes into the local snapshot
+	Now     func() time.Time                // default time.Now
+	Log     *slog.Logger                    // default slog.Default()
+}
+
+// Engine changes keys. All methods may be called concurrently; acts on one
+// key are serialised by the store's epoch.
+type Engine struct {
+	store   Store
+	token   Token
+	audit   Auditor
+	keys    func() ([]*keys.Key, error)
+	refresh func(ctx context.Context) error
+	now     func() time.Time
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	running map[string]bool      // rotation ids that this process is working on
+	retryAt map[string]time.Time // by key: no automatic rotation before
+	backoff map[string]time.Duration
+}
+
+// New returns an Engine. It does nothing by itself: see Run and Recover.
+func New(c Config) *Engine {
+	e := &Engine{
+		store: c.Store, token: c.Token, audit: c.Audit, keys: c.Keys, refresh: c.Refresh, now: c.Now, log: c.Log,
+		running: map[string]bool{}, retryAt: map[string]time.Time{}, backoff: map[string]time.Duration{},
+	}
+	if e.now == nil {
+		e.now = time.Now
+	}
+	if e.log == nil {
+		e.log = slog.Default()
+	}
+	return e
+}
+
+// Actor is on whose behalf the engine acts.
+type Actor struct {
+	Principal  string
+	AuthMethod string
+	Source     string // IP address
+	RequestID  string
+}
+
+// systemActor is the engine acting by itself.
+var systemActor = Actor{Principal: "system", AuthMethod: "system"}
+
+// actTimeout bounds one act on a key. Generating RSA-4096 on a slow token
+// takes tens of seconds.
+const actTimeout = 2 * time.Minute
+
+// detach gives an act that has begun its own time: a caller that hangs up
+// must not leave it half done.
+func detach(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), actTimeout)
+}
+
+// clock returns now in UTC, cut to what every store keeps.
+func (e *Engine) clock() time.Time { return e.now().UTC().Truncate(time.Microsecond) }
+
+// commit writes a change and brings it into the local snapshot. The change
+// stands once the store has it: a failed refresh is only logged, the
+// snapshot's poll will bring it.
+func (e *Engine) commit(ctx context.Context, c store.Change) error {
+	if err := e.store.Commit(ctx, c); err != nil {
+		return err
+	}
+	if err := e.refresh(ctx); err != nil {
+		e.log.WarnContext(ctx, "snapshot not refreshed after a change", "err", err)
+	}
+	return nil
+}
+
+// newRotationID returns 26 characters, Crockford base32, that sort by time
+// of creation (the ULID layout: 48 bits of milliseconds, 80 random bits).
+func newRotationID(now time.Time) string {
+	const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+	var b [16]byte
+	ms := uint64(now.UnixMilli())
+	for i := range 6 {
+		b[i] = byte(ms >> (40 - 8*i))
+	}
+	rand.Read(b[6:])
+	out := make([]byte, 0, 26)
+	var acc, bits uint = 0, 2 // 130 bits: two zero bits go first
+	for _, c := range b {
+		acc, bits = acc<<8|uint(c), bits+8
+		for bits >= 5 {
+			bits -= 5
+			out = append(out, alphabet[acc>>bits&31])
+		}
+		acc &= 1<<bits - 1
+	}
+	return string(out)
+}
