@@ -19,8 +19,8 @@ const (
 	maxNote        = 200
 )
 
-// changes runs an act on a key. The engine records intent and outcome; here
-// only a refusal is recorded.
+// changes runs an act on a key. The engine records its intent and outcome;
+// here a request that fails is recorded, for whatever reason.
 func changes[R any](ctx context.Context, o *op, res func() (authz.Resource, error), act func() (R, error)) (R, error) {
 	var zero R
 	refuse := func(err error) (R, error) {
@@ -45,7 +45,11 @@ func changes[R any](ctx context.Context, o *op, res func() (authz.Resource, erro
 	if err != nil {
 		return refuse(err)
 	}
-	return act()
+	out, err := act()
+	if err != nil {
+		return refuse(err)
+	}
+	return out, nil
 }
 
 // CreateKey makes a key and activates its version 1.
@@ -105,13 +109,13 @@ func (s *Service) UpdateKey(ctx context.Context, req Request, name string, in ap
 	o := s.open(req, authz.ActionUpdateKey, name, 0)
 	return changes(ctx, o, nil, func() (api.Key, error) {
 		if err := checkWords(in.Description, in.Tags); err != nil {
-			return api.Key{}, s.Refuse(ctx, req, authz.ActionUpdateKey, name, err)
+			return api.Key{}, err
 		}
 		if in.Tags != nil {
 			res := resourceOf(o.key)
 			res.Tags = *in.Tags
 			if err := o.decide(res, ""); err != nil {
-				return api.Key{}, s.Refuse(ctx, req, authz.ActionUpdateKey, name, err)
+				return api.Key{}, err
 			}
 		}
 		u := rotation.Update{Description: in.Description, Tags: in.Tags, Epoch: in.Epoch}
@@ -133,7 +137,7 @@ func (s *Service) Rotate(ctx context.Context, req Request, name string, in api.R
 			spec.Algorithm, err = keys.ParseAlgorithm(in.Algorithm)
 		}
 		if err != nil {
-			return api.Rotation{}, s.Refuse(ctx, req, authz.ActionRotate, name, err)
+			return api.Rotation{}, err
 		}
 		r, err := s.lifecycle.Rotate(ctx, req.actor(), name, spec)
 		if err != nil {
@@ -166,7 +170,7 @@ func (s *Service) versionAct(ctx context.Context, req Request, action, name stri
 	o.rec.Version = n
 	return changes(ctx, o, nil, func() (api.Key, error) {
 		if len(in.Reason) > maxNote || !utf8.ValidString(in.Reason) {
-			return api.Key{}, s.Refuse(ctx, req, action, name, keys.Errorf(keys.ErrInvalid, "the reason must be UTF-8 of at most %d bytes", maxNote))
+			return api.Key{}, keys.Errorf(keys.ErrInvalid, "the reason must be UTF-8 of at most %d bytes", maxNote)
 		}
 		return s.described(act(ctx, req.actor(), name, n, in.Reason))
 	})
