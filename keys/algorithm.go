@@ -186,7 +186,7 @@ func ParseHash(s string) (crypto.Hash, error) {
 // CheckDigest refuses a digest that the algorithm cannot sign: a wrong
 // length, a hash other than the algorithm's own, or an algorithm that signs
 // messages only. hash may be empty, meaning the algorithm's own. The error
-// is ErrInvalid or ErrWrongPurpose.
+// is ErrInvalid.
 func (a Algorithm) CheckDigest(hash string, digest []byte) error {
 	if !a.TakesDigest() {
 		return Errorf(ErrInvalid, "%s takes the message itself; send \"payload\", not \"digest\"", a)

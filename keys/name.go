@@ -95,9 +95,11 @@ func (id ObjectID) String() string { return hex.EncodeToString(id[:]) }
 // ParseObjectID reads what String wrote.
 func ParseObjectID(s string) (ObjectID, error) {
 	var id ObjectID
-	if n, err := hex.Decode(id[:], []byte(s)); len(s) != 2*len(id) || err != nil || n != len(id) {
-		return ObjectID{}, fmt.Errorf("object id %q: want %d hexadecimal digits", s, 2*len(id))
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(id) || strings.ToLower(s) != s {
+		return ObjectID{}, fmt.Errorf("an object id has %d lower-case hexadecimal digits", 2*len(id))
 	}
+	copy(id[:], b)
 	return id, nil
 }
 

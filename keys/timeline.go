@@ -106,6 +106,11 @@ func (k *Key) Apply(n uint32, ev Event, at, now time.Time) (*Key, error) {
 		if v.CreatedAt.IsZero() {
 			return nil, Errorf(ErrVersionState, "version %s is not generated yet", c.ID(v))
 		}
+		// The way from deactivated back to active is the clock's and the
+		// successor's, never an act: a new time would rewrite what was.
+		if from != PreActivation {
+			return nil, Errorf(ErrVersionState, "version %s is %s; only a version in %s can be activated", c.ID(v), from, PreActivation)
+		}
 		v.ActivateAt = at
 		if at.After(now) {
 			return c, nil // the clock will do it; v stays in pre-activation until then
