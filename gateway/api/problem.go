@@ -102,6 +102,11 @@ func (p Problem) Err() error {
 	return keys.Errorf(keys.ErrInternal, "the gateway answered %d %q: %s", p.Status, p.Code, detail)
 }
 
+// Err returns the error of one item in a batch, as Problem.Err does.
+func (e *ItemError) Err() error {
+	return Problem{Code: e.Code, Status: e.Status, Detail: e.Detail}.Err()
+}
+
 // Codes returns every code with its status, for documentation and tests.
 func Codes() map[string]int {
 	all := make(map[string]int, len(codes))

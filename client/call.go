@@ -1,0 +1,219 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"keyhole/keys"
+)
+
+// call is one logical call, however often it is sent.
+type call struct {
+	method string
+	path   string // below the address, clean
+	query  url.Values
+	body   []byte // JSON; nil: none
+	etag   string // sent as If-None-Match
+	key    string // sent as Idempotency-Key
+}
+
+// answer is a success, read whole.
+type answer struct {
+	status int
+	etag   string
+	body   []byte
+}
+
+// do sends a call until it is answered, the retries are used up or ctx ends.
+func (c *Client) do(outer context.Context, in call) (*answer, error) {
+	ctx := outer
+	if c.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(outer, c.timeout)
+		defer cancel()
+	}
+	for attempt := 0; ; attempt++ {
+		out, err := c.send(outer, ctx, in)
+		if err == nil {
+			return out, nil
+		}
+		pause, again := c.again(in, attempt, err)
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= pause {
+			again = false // the answer at hand says more than a missed deadline
+		}
+		if !again {
+			return nil, fmt.Errorf("%s %s: %w", in.method, in.path, err)
+		}
+		if err := c.wait(ctx, pause); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", in.method, in.path, c.connError(outer, ctx, err))
+		}
+	}
+}
+
+// Pauses before retries: 100 ms, doubled each time, at most 5 s, of which
+// the second half is random so that clients do not come back in step.
+const (
+	firstPause = 100 * time.Millisecond
+	maxPause   = 5 * time.Second
+)
+
+// again says whether to try again, and after what pause.
+func (c *Client) again(in call, attempt int, err error) (time.Duration, bool) {
+	if attempt >= c.retries {
+		return 0, false
+	}
+	pause := min(firstPause<<min(attempt, 16), maxPause)
+	pause = pause/2 + rand.N(pause/2+1)
+	var refused *Error
+	var conn *ConnError
+	switch {
+	case errors.As(err, &refused) && retryable(refused.Problem.Status):
+		return max(pause, refused.RetryAfter), true
+	case attempt > 0 && in.key != "" && errors.Is(err, keys.ErrConflict):
+		// The attempt whose answer was lost is still at work on this key.
+		return pause, true
+	case errors.As(err, &conn):
+		return pause, !conn.Permanent
+	}
+	return 0, false
+}
+
+// wait pauses for d or until ctx ends.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// send makes one attempt.
+func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
+	req, err := c.request(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.connError(outer, ctx, err)
+	}
+	defer drain(res.Body)
+	body, err := io.ReadAll(io.LimitReader(res.Body, c.maxResponse+1))
+	switch {
+	case int64(len(body)) > c.maxResponse:
+		return nil, keys.Errorf(keys.ErrInternal, "the answer has more than %d bytes; raise the client's MaxResponse or ask for less", c.maxResponse)
+	case err != nil && in.method == http.MethodGet:
+		return nil, c.connError(outer, ctx, fmt.Errorf("the answer broke off: %w", err))
+	case err != nil:
+		// What was asked has been done: not tried again, though it could be.
+		var conn *ConnError
+		err = c.connError(outer, ctx, fmt.Errorf("the answer broke off: %w", err))
+		if errors.As(err, &conn) {
+			conn.Permanent = true
+		}
+		return nil, err
+	}
+	if res.StatusCode == http.StatusNotModified && in.etag != "" {
+		return &answer{status: res.StatusCode}, nil
+	}
+	if res.StatusCode/100 != 2 {
+		return nil, refusal(res, body, time.Now())
+	}
+	return &answer{status: res.StatusCode, etag: res.Header.Get("ETag"), body: body}, checkMedia(res)
+}
+
+func (c *Client) request(ctx context.Context, in call) (*http.Request, error) {
+	u := *c.base
+	u.Path += in.path
+	u.RawQuery = in.query.Encode()
+	var body io.Reader
+	if in.body != nil {
+		body = bytes.NewReader(in.body)
+	}
+	req, err := http.NewRequestWithContext(ctx, in.method, u.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", c.userAgent)
+	if in.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if in.etag != "" {
+		req.Header.Set("If-None-Match", in.etag)
+	}
+	if in.key != "" {
+		req.Header.Set("Idempotency-Key", in.key)
+	}
+	if c.token != nil {
+		token, err := c.token(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", keys.ErrUnauthenticated, err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	return req, nil
+}
+
+// drain reads what little is left of a body, so that its connection can
+// serve again, and closes it.
+func drain(body io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, body, 64<<10) // a broken connection is not reused anyway
+	_ = body.Close()
+}
+
+func checkMedia(res *http.Response) error {
+	media, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if err != nil || media != "application/json" && media != "application/jwk-set+json" {
+		return keys.Errorf(keys.ErrInternal, "the address answered %d with %.60q, not JSON: is this a Keyhole gateway?",
+			res.StatusCode, res.Header.Get("Content-Type"))
+	}
+	return nil
+}
+
+// retryAfter reads the header's seconds or date (RFC 9110, 10.2.3).
+func retryAfter(text string, now time.Time) time.Duration {
+	if s, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(s) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil && at.After(now) {
+		return at.Sub(now)
+	}
+	return 0
+}
+
+// ask sends a call with the JSON of in (nil: no body) and reads an Out.
+func ask[Out any](ctx context.Context, c *Client, cl call, in any) (Out, error) {
+	var out Out
+	if in != nil {
+		var err error
+		if cl.body, err = json.Marshal(in); err != nil {
+			return out, fmt.Errorf("encoding the request: %w", err)
+		}
+	}
+	a, err := c.do(ctx, cl)
+	if err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal(a.body, &out); err != nil {
+		return out, fmt.Errorf("%s %s: %w", cl.method, cl.path, badAnswer(err))
+	}
+	return out, nil
+}
+
+func badAnswer(err error) error {
+	return fmt.Errorf("%w: the answer is not what this version of the API promises: %w", keys.ErrInternal, err)
+}

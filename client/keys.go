@@ -1,0 +1,121 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+
+	"keyhole/gateway/api"
+	"keyhole/keys"
+)
+
+// WhoAmI returns who the caller is to the gateway.
+func (c *Client) WhoAmI(ctx context.Context) (api.WhoAmI, error) {
+	return ask[api.WhoAmI](ctx, c, call{method: http.MethodGet, path: "/v1/whoami"}, nil)
+}
+
+// Key describes one key. A key that the caller may not see is
+// keys.ErrKeyNotFound like one that does not exist.
+func (c *Client) Key(ctx context.Context, name string) (api.Key, error) {
+	if err := keys.CheckName(name); err != nil {
+		return api.Key{}, err
+	}
+	return ask[api.Key](ctx, c, call{method: http.MethodGet, path: "/v1/keys/" + name}, nil)
+}
+
+// KeysPage returns up to limit keys (0: the gateway's default) behind the
+// name after, in order of their names.
+func (c *Client) KeysPage(ctx context.Context, after string, limit int) (api.KeyList, error) {
+	return ask[api.KeyList](ctx, c, call{method: http.MethodGet, path: "/v1/keys", query: page("after", after, limit)}, nil)
+}
+
+// Keys ranges over all keys that the caller may see, in order of their
+// names, page by page. An error ends it.
+func (c *Client) Keys(ctx context.Context) iter.Seq2[api.Key, error] {
+	return pages(func(after string) ([]api.Key, string, error) {
+		list, err := c.KeysPage(ctx, after, 0)
+		return list.Keys, list.Next, err
+	})
+}
+
+// maxCachedJWKS bounds the JWKS that a client remembers.
+const maxCachedJWKS = 256
+
+// JWKS returns the published public keys: of one key, or with "" of all that
+// the caller may see. What the client has is sent as If-None-Match, so that
+// polling costs little.
+func (c *Client) JWKS(ctx context.Context, key string) (api.JWKS, error) {
+	in := call{method: http.MethodGet, path: "/v1/jwks.json"}
+	if key != "" {
+		if err := keys.CheckName(key); err != nil {
+			return api.JWKS{}, err
+		}
+		in.path = "/v1/keys/" + key + "/jwks.json"
+	}
+	c.mu.Lock()
+	cached, ok := c.jwks[key]
+	c.mu.Unlock()
+	in.etag = cached.etag
+	a, err := c.do(ctx, in)
+	switch {
+	case err != nil:
+		return api.JWKS{}, err
+	case ok && a.status == http.StatusNotModified:
+		return api.JWKS{Keys: slices.Clone(cached.set.Keys)}, nil
+	}
+	var set api.JWKS
+	if err := json.Unmarshal(a.body, &set); err != nil {
+		return api.JWKS{}, fmt.Errorf("GET %s: %w", in.path, badAnswer(err))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.jwks[key]; a.etag != "" && (known || len(c.jwks) < maxCachedJWKS) {
+		c.jwks[key] = cachedJWKS{etag: a.etag, set: api.JWKS{Keys: slices.Clone(set.Keys)}}
+	} else if known {
+		delete(c.jwks, key)
+	}
+	return set, nil
+}
+
+func page(cursor, at string, limit int) url.Values {
+	q := url.Values{}
+	if at != "" {
+		q.Set(cursor, at)
+	}
+	if limit != 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	return q
+}
+
+// pages ranges over the items of all pages.
+func pages[T any](fetch func(cursor string) ([]T, string, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		seen := map[string]bool{}
+		for cursor := ""; ; {
+			items, next, err := fetch(cursor)
+			if err == nil && seen[next] {
+				err = keys.Errorf(keys.ErrInternal, "the gateway's pages go in a circle at %.60q", next)
+			}
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, item := range items {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if next == "" {
+				return
+			}
+			seen[next], cursor = true, next
+		}
+	}
+}
