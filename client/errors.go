@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
@@ -10,8 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"time"
-
-	"encoding/json"
 
 	"keyhole/gateway/api"
 	"keyhole/keys"
