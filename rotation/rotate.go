@@ -42,7 +42,7 @@ func (e *Engine) CreateKey(ctx context.Context, actor Actor, s Spec) (*keys.Key,
 	if !e.token.HasToken(s.Token) {
 		return nil, keys.Errorf(keys.ErrInvalid, "no token is configured under the name %q", s.Token)
 	}
-	if err := e.token.Capable(s.Token, s.Algorithm); err != nil {
+	if s, err = e.offered(s); err != nil {
 		return nil, err
 	}
 	ctx, cancel := detach(ctx)
@@ -59,6 +59,27 @@ func (e *Engine) CreateKey(ctx context.Context, actor Actor, s Spec) (*keys.Key,
 		return nil, err
 	}
 	return e.store.Key(ctx, r.Key)
+}
+
+// oaepNote is added to the description of a key that asked for more than its
+// token can do.
+const oaepNote = "[RSA-OAEP with SHA-1 (and MGF1 with SHA-1) in place of RSA-OAEP-256: the token %q does not do OAEP with SHA-256.]"
+
+// offered returns s with an algorithm that its token has. Where a round trip
+// has shown that the token does OAEP with SHA-1 only, a key that asks for
+// RSA-OAEP-256 gets RSA-OAEP, and its description says so. Everything else
+// that the token cannot do is keys.ErrUnsupported.
+func (e *Engine) offered(s Spec) (Spec, error) {
+	err := e.token.Capable(s.Token, s.Algorithm)
+	if s.Algorithm != keys.RSAOAEP256 || !errors.Is(err, keys.ErrUnsupported) || e.token.Capable(s.Token, keys.RSAOAEP) != nil {
+		return s, err
+	}
+	s.Algorithm = keys.RSAOAEP
+	if s.Description != "" {
+		s.Description += " "
+	}
+	s.Description += fmt.Sprintf(oaepNote, s.Token)
+	return s, nil
 }
 
 // RotateSpec says how the next version is made.
