@@ -14,8 +14,9 @@ type Change struct {
 	Key *keys.Key
 	// FromEpoch is the epoch that the key must have now; 0: it must not exist.
 	FromEpoch uint64
-	// Delete removes the key and frees its name: only for a key whose first
-	// version was never generated.
+	// Delete removes the key. If no version of it was ever generated its name
+	// is free again; if every one is destroyed the name is retired for good.
+	// Any other key stays: keys.ErrInternal.
 	Delete bool
 	// Rotation is inserted or replaced; nil leaves the rotations alone.
 	Rotation *keys.Rotation
