@@ -73,7 +73,7 @@ func (c *Client) again(in call, attempt int, err error) (time.Duration, bool) {
 		return 0, false
 	}
 	pause := min(firstPause<<min(attempt, 16), maxPause)
-	pause = pause/2 + rand.N(pause/2+1)
+	pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // jitter is no secret
 	var refused *Error
 	var conn *ConnError
 	switch {

@@ -32,7 +32,7 @@ func TestServerIsVerified(t *testing.T) {
 	t.Cleanup(plain.Close)
 	other := filepath.Join(t.TempDir(), "other.crt")
 	newIssuer(t).write(t, "other", other, filepath.Join(t.TempDir(), "other.key"))
-	old, oldCA := serve(t, whoami, func(s *httptest.Server) { s.TLS = &tls.Config{MaxVersion: tls.VersionTLS11} }) //nolint:gosec // to be refused
+	old, oldCA := serve(t, whoami, func(s *httptest.Server) { s.TLS = &tls.Config{MaxVersion: tls.VersionTLS11} })
 	for name, cfg := range map[string]client.Config{
 		"system roots": {Address: s.URL},
 		"another CA":   {Address: s.URL, CACertFile: other},
