@@ -1,18 +1,212 @@
 package authz
 
-import "net/netip"
+import (
+	"math"
+	"net/netip"
+	"sync/atomic"
+	"time"
 
-// Limiter bounds what one caller can take.
-type Limiter struct{}
+	"golang.org/x/time/rate"
 
-// LoginAllowed reports whether source may try to authenticate.
-func (l *Limiter) LoginAllowed(source netip.Addr) error { return nil }
+	"keyhole/authz/internal/lru"
+	"keyhole/keys"
+)
+
+// LimiterConfig bounds what one caller can take. The zero value sets no
+// limit on requests and the default ones on failures.
+type LimiterConfig struct {
+	// Rate is how many requests per second a principal may make, and Burst
+	// how many at once after a pause (default: Rate, at least 1). 0: no limit.
+	Rate  float64
+	Burst int
+	// InFlight is how many requests of a principal may be under way at one
+	// time. 0: no limit.
+	InFlight int
+	// FailedLogins is how many failed authentications per second one source
+	// may keep up (default 1), and FailedLoginBurst how many at once
+	// (default 30). A source is an IPv4 address or an IPv6 /64. Negative: no
+	// limit. Callers behind one proxy are one source, unless the transport
+	// finds out their own addresses.
+	FailedLogins     float64
+	FailedLoginBurst int
+	// FailedOperations is how many ciphertexts per second that do not open
+	// a principal may keep sending (default 1), and FailedOperationBurst how
+	// many at once (default 100). Negative: no limit.
+	FailedOperations     float64
+	FailedOperationBurst int
+	// Entries is how many principals and how many sources are remembered
+	// (default 16384 each); those seen least recently are forgotten first.
+	Entries int
+	Now     func() time.Time // default time.Now
+}
+
+// RateLimited is the error of a request that came too soon. It unwraps to a
+// *keys.Error, which says so to the caller.
+type RateLimited struct {
+	RetryAfter time.Duration // when trying again may help; at least a millisecond
+	Err        error
+}
+
+func (r *RateLimited) Error() string { return r.Err.Error() }
+
+// Unwrap returns the error for the caller.
+func (r *RateLimited) Unwrap() error { return r.Err }
+
+// Limiter bounds what one caller can take. Failures are counted in buckets
+// of their own, which successes do not refill. A nil or zero Limiter sets no
+// limits.
+type Limiter struct {
+	cfg        LimiterConfig
+	principals *lru.Map[string, *account]
+	sources    *lru.Map[netip.Prefix, *rate.Limiter]
+}
+
+// account is what is known about one principal.
+type account struct {
+	requests *rate.Limiter
+	failures *rate.Limiter
+	inFlight atomic.Int64
+	release  func()
+}
+
+// NewLimiter returns a Limiter.
+func NewLimiter(c LimiterConfig) *Limiter {
+	if c.Burst <= 0 {
+		c.Burst = max(1, int(math.Ceil(c.Rate)))
+	}
+	c.FailedLogins, c.FailedLoginBurst = failureDefaults(c.FailedLogins, c.FailedLoginBurst, 30)
+	c.FailedOperations, c.FailedOperationBurst = failureDefaults(c.FailedOperations, c.FailedOperationBurst, 100)
+	if c.Entries <= 0 {
+		c.Entries = 16384
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Limiter{
+		cfg:        c,
+		principals: lru.New[string, *account](c.Entries),
+		sources:    lru.New[netip.Prefix, *rate.Limiter](c.Entries),
+	}
+}
+
+func failureDefaults(perSecond float64, burst, defaultBurst int) (float64, int) {
+	if perSecond == 0 {
+		perSecond = 1
+	}
+	if burst <= 0 {
+		burst = defaultBurst
+	}
+	return perSecond, burst
+}
+
+// bucket returns a limiter, nil for no limit.
+func bucket(perSecond float64, burst int) *rate.Limiter {
+	if perSecond <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(perSecond), burst)
+}
+
+// LoginAllowed reports whether source may try to authenticate. The error is
+// a *RateLimited of kind keys.ErrRateLimited.
+func (l *Limiter) LoginAllowed(source netip.Addr) error {
+	if l == nil || l.sources == nil || l.cfg.FailedLogins < 0 {
+		return nil
+	}
+	if b, ok := l.sources.Get(network(source)); ok {
+		return drained(b, l.cfg.Now(), "too many failed logins from this address; wait before the next try")
+	}
+	return nil
+}
 
 // LoginFailed counts a failed authentication from source.
-func (l *Limiter) LoginFailed(source netip.Addr) {}
+func (l *Limiter) LoginFailed(source netip.Addr) {
+	if l == nil || l.sources == nil || l.cfg.FailedLogins < 0 {
+		return
+	}
+	l.sources.GetOrMake(network(source), func() *rate.Limiter {
+		return bucket(l.cfg.FailedLogins, l.cfg.FailedLoginBurst)
+	}).AllowN(l.cfg.Now(), 1)
+}
 
-// Admit takes a place among the principal's requests in flight.
-func (l *Limiter) Admit(principal string) (release func(), err error) { return func() {}, nil }
+// Admit takes a place among the principal's requests in flight; release
+// gives it back and must be called once. The error is a *RateLimited:
+// keys.ErrRateLimited after too many requests or failures,
+// keys.ErrOverloaded with too many in flight.
+func (l *Limiter) Admit(principal string) (release func(), err error) {
+	if l == nil || l.principals == nil {
+		return func() {}, nil
+	}
+	a := l.account(principal)
+	now := l.cfg.Now()
+	if a.failures != nil {
+		if err := drained(a.failures, now, "too many requests of this caller failed to decrypt; wait before the next one"); err != nil {
+			return nil, err
+		}
+	}
+	if l.cfg.InFlight > 0 && a.inFlight.Add(1) > int64(l.cfg.InFlight) {
+		a.inFlight.Add(-1)
+		return nil, &RateLimited{RetryAfter: time.Second, Err: keys.Errorf(keys.ErrOverloaded,
+			"this caller has %d requests under way, which is the limit; wait for some to end", l.cfg.InFlight)}
+	}
+	if a.requests != nil && !a.requests.AllowN(now, 1) {
+		a.release()
+		return nil, &RateLimited{RetryAfter: untilNext(a.requests, now), Err: keys.Errorf(keys.ErrRateLimited,
+			"this caller may make %g requests per second; slow down", l.cfg.Rate)}
+	}
+	return a.release, nil
+}
 
 // OperationFailed counts a failure that an attacker would produce many of.
-func (l *Limiter) OperationFailed(principal string) {}
+func (l *Limiter) OperationFailed(principal string) {
+	if l == nil || l.principals == nil {
+		return
+	}
+	if a := l.account(principal); a.failures != nil {
+		a.failures.AllowN(l.cfg.Now(), 1)
+	}
+}
+
+func (l *Limiter) account(principal string) *account {
+	return l.principals.GetOrMake(principal, func() *account {
+		a := &account{
+			requests: bucket(l.cfg.Rate, l.cfg.Burst),
+			failures: bucket(l.cfg.FailedOperations, l.cfg.FailedOperationBurst),
+			release:  func() {},
+		}
+		if l.cfg.InFlight > 0 {
+			a.release = func() { a.inFlight.Add(-1) }
+		}
+		return a
+	})
+}
+
+// drained reports that b, from which only failures take, is empty.
+func drained(b *rate.Limiter, now time.Time, detail string) error {
+	if b.TokensAt(now) >= 1 {
+		return nil
+	}
+	return &RateLimited{RetryAfter: untilNext(b, now), Err: keys.Errorf(keys.ErrRateLimited, "%s", detail)}
+}
+
+// untilNext returns how long b needs to hold a whole token.
+func untilNext(b *rate.Limiter, now time.Time) time.Duration {
+	missing := 1 - b.TokensAt(now)
+	wait := time.Duration(math.Ceil(missing/float64(b.Limit())*1000)) * time.Millisecond
+	return max(wait, time.Millisecond)
+}
+
+// network is what one attacker can be assumed to hold: an IPv4 address, or
+// an IPv6 /64. Sources without an address are one.
+func network(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
