@@ -103,7 +103,10 @@ func wait(ctx context.Context, d time.Duration) error {
 // send makes one attempt.
 func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
 	req, err := c.request(ctx, in)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil: // the source of the token waited in vain
+		return nil, c.connError(outer, ctx, ctx.Err())
+	case err != nil:
 		return nil, err
 	}
 	res, err := c.http.Do(req)
@@ -115,16 +118,8 @@ func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
 	switch {
 	case int64(len(body)) > c.maxResponse:
 		return nil, keys.Errorf(keys.ErrInternal, "the answer has more than %d bytes; raise the client's MaxResponse or ask for less", c.maxResponse)
-	case err != nil && in.method == http.MethodGet:
-		return nil, c.connError(outer, ctx, fmt.Errorf("the answer broke off: %w", err))
 	case err != nil:
-		// What was asked has been done: not tried again, though it could be.
-		var conn *ConnError
-		err = c.connError(outer, ctx, fmt.Errorf("the answer broke off: %w", err))
-		if errors.As(err, &conn) {
-			conn.Permanent = true
-		}
-		return nil, err
+		return nil, c.connError(outer, ctx, fmt.Errorf("the answer broke off: %w", err))
 	}
 	if res.StatusCode == http.StatusNotModified && in.etag != "" {
 		return &answer{status: res.StatusCode}, nil

@@ -150,6 +150,8 @@ func parseAddress(address string) (*url.URL, error) {
 	u, err := url.Parse(address)
 	// The text is not repeated: it might hold a password.
 	switch {
+	case !strings.Contains(address, "://"):
+		return nil, errors.New("the gateway's address is no URL, its scheme is missing; put https:// before it, " + want)
 	case err != nil || u.Hostname() == "":
 		return nil, errors.New("the gateway's address is no URL; " + want)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:

@@ -20,11 +20,13 @@
 // # Retries
 //
 // A call is tried again, with growing and jittered pauses, when the
-// connection failed before any answer and when the gateway or a proxy before
-// it answered 429, 502, 503 or 504; Retry-After is honoured as long as ctx and
-// Config.Timeout leave room for it. That is safe for every call: reading and
-// the data plane keep no state, and calls that change keys carry one random
-// Idempotency-Key per logical call, so that the gateway acts once.
+// connection failed before the whole answer was there and when the gateway or
+// a proxy before it answered 429, 502, 503 or 504; Retry-After is honoured as
+// long as ctx and Config.Timeout leave room for it. That is safe for every
+// call: reading and the data plane keep no state, and calls that change keys
+// carry one random Idempotency-Key per logical call, so that the gateway acts
+// once and answers the repetition as it answered (or would have answered) the
+// first.
 //
 // # Trust
 //

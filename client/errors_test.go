@@ -136,6 +136,21 @@ func TestContextEnds(t *testing.T) {
 	if _, err := c.Sign(ctx, "payments", api.SignRequest{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the caller's deadline: %v", err)
 	}
+
+	// A source of tokens that waits, until the caller or the client gives up.
+	waiting := func(cfg *client.Config) {
+		cfg.Token = func(ctx context.Context) (string, error) { arrived <- struct{}{}; <-ctx.Done(); return "", ctx.Err() }
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	if _, err := connect(t, s, ca, waiting).WhoAmI(ctx); !errors.Is(err, context.Canceled) || errors.Is(err, keys.ErrUnauthenticated) {
+		t.Errorf("cancelled while waiting for a token: %v", err)
+	}
+	c = connect(t, s, ca, waiting, func(cfg *client.Config) { cfg.Timeout = time.Millisecond })
+	if _, err := c.WhoAmI(t.Context()); !errors.Is(err, keys.ErrTimeout) {
+		t.Errorf("timed out while waiting for a token: %v, want ErrTimeout", err)
+	}
+
 	c = connect(t, s, ca, func(cfg *client.Config) { cfg.Timeout = time.Millisecond })
 	if _, err := c.Sign(t.Context(), "payments", api.SignRequest{}); !errors.Is(err, keys.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the client's timeout: %v, want ErrTimeout", err)
@@ -147,7 +162,8 @@ func TestConfigErrors(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir+"/empty", nil)
 	for _, tt := range []struct{ cfg, says string }{
-		{"", "empty"}, {"https://", "no URL"}, {"keyhole.example:8443", "scheme"}, {"127.0.0.1:8443", "no URL"},
+		{"", "empty"}, {"https://", "no URL"}, {"keyhole.example:8443", "scheme is missing"}, {"127.0.0.1:8443", "scheme is missing"},
+		{"keyhole.example", "scheme is missing"}, {"https:/keyhole.example", "scheme is missing"}, {"user:hunter2@keyhole.example", "scheme is missing"},
 		{"http://keyhole.example", "use https"}, {"http://10.0.0.1:8443", "use https"}, {"http://127.0.0.1.evil.example", "use https"},
 		{"ftp://keyhole.example", "scheme"}, {"https://user:hunter2@keyhole.example", "more than"}, {"https://h/?x=1", "more than"}, {"https://h/#x", "more than"},
 		{"https://h\x7f/hunter2", "no URL"},

@@ -96,6 +96,12 @@ func (c *counter) next() int {
 	return c.n
 }
 
+func (c *counter) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n = 0
+}
+
 func (c *counter) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

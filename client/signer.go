@@ -229,7 +229,7 @@ func (c *Client) activeVersion(ctx context.Context, key string) (*publicVersion,
 			return nil, keys.Errorf(keys.ErrWrongPurpose, "key %q has the algorithm %s and no public key", key, out.alg)
 		}
 		if out.pub, err = parsePublic(v.PublicKey, out.alg); err != nil {
-			return nil, fmt.Errorf("the public key of %s: %w", out.id, err)
+			return nil, fmt.Errorf("the public key of %s: %w", out.id, badAnswer(err))
 		}
 		return out, nil
 	}
