@@ -1,0 +1,377 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"keyhole/keys"
+)
+
+// checker looks for values that decode but cannot work.
+type checker struct {
+	c        *Config
+	broken   map[string]bool // paths that have a problem already
+	problems Errors
+}
+
+// check returns what is wrong with c beyond what the decoder found.
+func check(c *Config, found Errors) Errors {
+	k := &checker{c: c, broken: map[string]bool{}}
+	for _, p := range found {
+		k.broken[p.Path] = true
+	}
+	k.general()
+	k.tls()
+	k.tokens()
+	k.auth()
+	k.storage()
+	k.limits()
+	return k.problems
+}
+
+// addf notes a problem about a key: one a key, and none inside a section
+// that could not be read.
+func (k *checker) addf(path, format string, args ...any) {
+	for p := path; p != ""; p = parentOf(p) {
+		if k.broken[p] {
+			return
+		}
+	}
+	k.broken[path] = true
+	k.problems = append(k.problems, k.c.Problem(path, format, args...))
+}
+
+var nodeName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
+
+func (k *checker) general() {
+	c := k.c
+	if !nodeName.MatchString(c.Node) {
+		k.addf("node", "must be 1 to 63 letters, digits, '.', '_' or '-'; it names this gateway in the audit log")
+	}
+	k.address("listen", c.Listen)
+	if c.Ops.Listen != "" {
+		k.address("ops.listen", c.Ops.Listen)
+		if c.Ops.Listen == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
+			k.addf("ops.listen", "is the address of the API listener too; give it another port")
+		}
+	}
+	k.word("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	k.word("log.format", c.Log.Format, "json", "text")
+	if c.ReloadInterval != 0 {
+		k.between("reload_interval", c.ReloadInterval, time.Second, time.Hour)
+	}
+	k.between("shutdown_grace", c.ShutdownGrace, time.Second, 10*time.Minute)
+	for name := range c.ModuleEnv {
+		if !envName.MatchString(name) {
+			k.addf("module_env."+clip(name), "is no name of an environment variable")
+		}
+	}
+}
+
+func (k *checker) address(path, addr string) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		k.addf(path, "%q is no address; write host:port, like \"127.0.0.1:8443\", or \":8443\" for all interfaces", clip(addr))
+		return
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		k.addf(path, "%q is no port; use a number from 1 to 65535, or 0 for any free one", clip(port))
+	}
+	if strings.ContainsAny(host, " /") {
+		k.addf(path, "%q is no host; write an IP address or a host name", clip(host))
+	}
+}
+
+func (k *checker) word(path, got string, words ...string) {
+	if slices.Contains(words, got) {
+		return
+	}
+	if guess := nearest(got, words); guess != "" {
+		k.addf(path, "%q is unknown; did you mean %q?", clip(got), guess)
+		return
+	}
+	k.addf(path, "%q is unknown; use %s", clip(got), oneOf(words))
+}
+
+func (k *checker) between(path string, got, least, most time.Duration) {
+	if got < least || got > most {
+		k.addf(path, "is %s; it must be between %s and %s", got, least, most)
+	}
+}
+
+func (k *checker) count(path string, got, least, most int) {
+	if got < least || got > most {
+		k.addf(path, "is %d; it must be between %d and %d", got, least, most)
+	}
+}
+
+// required notes that a text is missing, and reports whether it is there.
+func (k *checker) required(path, got, what string) bool {
+	if got == "" {
+		k.addf(path, "is missing; it is %s", what)
+	}
+	return got != ""
+}
+
+// file checks that a file can be read. forbidden are permission bits that it
+// must not have.
+func (k *checker) file(path, name string, forbidden os.FileMode) {
+	if name == "" || k.broken[path] {
+		return
+	}
+	info, err := os.Stat(name)
+	switch {
+	case os.IsNotExist(err):
+		k.addf(path, "the file %s does not exist", name)
+	case err != nil:
+		k.addf(path, "the file cannot be read: %v", err)
+	case info.IsDir():
+		k.addf(path, "%s is a directory; name a file", name)
+	case info.Mode().Perm()&forbidden != 0:
+		k.addf(path, "%s has the mode %04o: others may read it; run: chmod %04o %s", name, info.Mode().Perm(), info.Mode().Perm()&^(forbidden|0o111), name)
+	default:
+		f, err := os.Open(name)
+		if err != nil {
+			k.addf(path, "the file cannot be read: %v", err)
+			return
+		}
+		f.Close()
+	}
+}
+
+// parent checks that the directory of a file to be made exists.
+func (k *checker) parent(path, name string) {
+	dir := filepath.Dir(name)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		k.addf(path, "the directory %s does not exist; make it first: mkdir -m 700 %s", dir, dir)
+	}
+}
+
+func (k *checker) tls() {
+	t := k.c.TLS
+	if k.required("tls.cert_file", t.CertFile, "the PEM file of the server's certificate and its chain") {
+		k.file("tls.cert_file", t.CertFile, 0)
+	}
+	if k.required("tls.key_file", t.KeyFile, "the PEM file of the server's private key") {
+		k.file("tls.key_file", t.KeyFile, 0o007)
+	}
+	k.word("tls.min_version", t.MinVersion, "1.2", "1.3")
+	k.word("tls.client_auth", t.ClientAuth, ClientAuthNone, ClientAuthOptional, ClientAuthRequired)
+	k.file("tls.client_ca_file", t.ClientCAFile, 0)
+	asks := t.ClientAuth != ClientAuthNone
+	switch {
+	case asks && t.ClientCAFile == "":
+		k.addf("tls.client_ca_file", "is missing; with client_auth %q it names the PEM file of the CAs that issue client certificates", clip(t.ClientAuth))
+	case !asks && t.ClientCAFile != "":
+		k.addf("tls.client_auth", "is \"none\", yet client_ca_file is given; set it to %q or %q, or remove client_ca_file", ClientAuthOptional, ClientAuthRequired)
+	}
+	for i, f := range t.CRLFiles {
+		k.file(fmt.Sprintf("tls.crl_files[%d]", i), f, 0)
+	}
+	if !asks && len(t.CRLFiles) > 0 {
+		k.addf("tls.crl_files", "has no effect while client_auth is \"none\"; remove it or ask for certificates")
+	}
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (k *checker) tokens() {
+	if len(k.c.Tokens) == 0 {
+		k.addf("tokens", "is missing; list at least one HSM token: name, module, label or serial, pin_file or pin_env")
+	}
+	names := map[string]bool{}
+	for i := range k.c.Tokens {
+		t, at := &k.c.Tokens[i], fmt.Sprintf("tokens[%d]", i)
+		if keys.CheckName(t.Name) != nil {
+			k.addf(at+".name", "must be 1 to %d of a-z, 0-9 and inner '-'; it stands in keys, metrics and logs", keys.MaxNameLen)
+		}
+		if t.Name != "" && names[t.Name] {
+			k.addf(at+".name", "%q names two tokens; the names must differ", t.Name)
+		}
+		names[t.Name] = true
+		if k.required(at+".module", t.Module, "the path of the vendor's PKCS#11 library (.so)") {
+			k.file(at+".module", t.Module, 0)
+		}
+		if (t.Label == "") == (t.Serial == "") {
+			k.addf(at, "give either label or serial of the token")
+		}
+		k.pin(at, t)
+		k.count(at+".sessions", t.Sessions, 1, 1024)
+		k.count(at+".max_stuck", t.MaxStuck, 1, 1024)
+		k.between(at+".session_wait", t.SessionWait, time.Millisecond, 5*time.Minute)
+		k.between(at+".stuck_after", t.StuckAfter, time.Second, time.Hour)
+		k.between(at+".canary_interval", t.CanaryInterval, time.Second, 10*time.Minute)
+		k.word(at+".gcm_iv", t.GCMIV, "caller", "hsm-param", "hsm-appended")
+	}
+}
+
+func (k *checker) pin(at string, t *Token) {
+	switch {
+	case (t.PINFile == "") == (t.PINEnv == ""):
+		k.addf(at, "give either pin_file or pin_env; the PIN itself never stands in this file")
+		return
+	case t.PINEnv != "":
+		if !envName.MatchString(t.PINEnv) {
+			k.addf(at+".pin_env", "must be the name of an environment variable that holds the PIN, not the PIN itself")
+			return
+		}
+		if os.Getenv(t.PINEnv) == "" {
+			k.addf(at+".pin_env", "the environment variable %s is empty or not set; it must hold the PIN", t.PINEnv)
+		}
+		return
+	}
+	info, err := os.Stat(t.PINFile)
+	switch {
+	case err != nil:
+		k.addf(at+".pin_file", "names a file that does not exist or cannot be reached; it must hold the PIN")
+	case info.IsDir():
+		k.addf(at+".pin_file", "names a directory; it must be a file that holds the PIN")
+	case info.Mode().Perm()&0o077 != 0:
+		k.addf(at+".pin_file", "%s has the mode %04o: others may read the PIN; run: chmod 600 %s", t.PINFile, info.Mode().Perm(), t.PINFile)
+	default:
+		pin, err := t.PIN()
+		clear(pin)
+		if err != nil {
+			k.addf(at+".pin_file", "%v", err)
+		}
+	}
+}
+
+// Signature algorithms of JWTs. A shared secret is none of them: it would
+// let the gateway make tokens.
+var jwtAlgorithms = []string{"ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+
+func (k *checker) auth() {
+	a := k.c.Auth
+	if len(a.Issuers) == 0 && k.c.TLS.ClientAuth == ClientAuthNone {
+		k.addf("auth", "nobody could authenticate: list JWT issuers in auth.issuers, or ask for client certificates with tls.client_auth")
+	}
+	if a.Leeway > 5*time.Minute {
+		k.addf("auth.leeway", "is %s; more than 5m would take long expired tokens", a.Leeway)
+	}
+	names := map[string]bool{}
+	for i := range a.Issuers {
+		is, at := &a.Issuers[i], fmt.Sprintf("auth.issuers[%d]", i)
+		if keys.CheckName(is.Name) != nil {
+			k.addf(at+".name", "must be 1 to %d of a-z, 0-9 and inner '-'; principals are called jwt:NAME:SUBJECT", keys.MaxNameLen)
+		}
+		if is.Name != "" && names[is.Name] {
+			k.addf(at+".name", "%q names two issuers; the names must differ", is.Name)
+		}
+		names[is.Name] = true
+		k.required(at+".issuer", is.Issuer, "the value of the \"iss\" claim, to the letter")
+		if len(is.Audience) == 0 || slices.Contains(is.Audience, "") {
+			k.addf(at+".audience", "is missing or empty; list what the \"aud\" claim may be, or tokens for other services would be taken")
+		}
+		if len(is.Algorithms) == 0 {
+			k.addf(at+".algorithms", "is missing; list the issuer's signature algorithms, like [ES256]")
+		}
+		for j, alg := range is.Algorithms {
+			k.algorithm(fmt.Sprintf("%s.algorithms[%d]", at, j), alg)
+		}
+		k.jwks(at, is)
+		k.required(at+".subject_claim", is.SubjectClaim, "the claim that names the principal")
+		k.between(at+".max_lifetime", is.MaxLifetime, time.Minute, 366*24*time.Hour)
+	}
+	if len(a.MTLS.Names) == 0 {
+		k.addf("auth.mtls.names", "is empty; list where a client certificate's name is taken from: spiffe, dns, cn")
+	}
+	for i, n := range a.MTLS.Names {
+		at := fmt.Sprintf("auth.mtls.names[%d]", i)
+		k.word(at, n, "spiffe", "dns", "cn")
+		if slices.Contains(a.MTLS.Names[:i], n) {
+			k.addf(at, "%q is given twice", clip(n))
+		}
+	}
+	if len(k.c.Policies.Files) == 0 {
+		k.addf("policies.files", "is missing; list Cedar policy files (*.cedar) or directories of them; without any policy everything is denied")
+	}
+	for i, f := range k.c.Policies.Files {
+		if _, err := os.Stat(f); err != nil {
+			k.addf(fmt.Sprintf("policies.files[%d]", i), "%s does not exist or cannot be reached", f)
+		}
+	}
+}
+
+func (k *checker) algorithm(path, alg string) {
+	switch {
+	case slices.Contains(jwtAlgorithms, alg):
+	case strings.HasPrefix(alg, "HS") || strings.EqualFold(alg, "none"):
+		k.addf(path, "%q is refused: only asymmetric signatures prove who issued a token; use %s", clip(alg), oneOf(jwtAlgorithms))
+	default:
+		k.word(path, alg, jwtAlgorithms...)
+	}
+}
+
+func (k *checker) jwks(at string, is *Issuer) {
+	switch {
+	case (is.JWKSURL == "") == (is.JWKSFile == ""):
+		k.addf(at, "give either jwks_url or jwks_file: where the issuer's public keys are")
+	case is.JWKSFile != "":
+		k.file(at+".jwks_file", is.JWKSFile, 0o002)
+		if is.CAFile != "" {
+			k.addf(at+".ca_file", "has no effect with jwks_file; it is for jwks_url")
+		}
+	default:
+		u, err := url.Parse(is.JWKSURL)
+		switch {
+		case err != nil || u.Hostname() == "" || u.User != nil:
+			k.addf(at+".jwks_url", "is no URL like https://issuer.example/.well-known/jwks.json")
+		case u.Scheme == "http" && loopback(u.Hostname()):
+		case u.Scheme != "https":
+			k.addf(at+".jwks_url", "must be https: whoever can change these keys can be anybody (http is for loopback only)")
+		}
+		k.file(at+".ca_file", is.CAFile, 0o002)
+	}
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+func (k *checker) storage() {
+	if k.required("store.sqlite", k.c.Store.SQLite, "the file of the key database; it is made if it does not exist") {
+		k.parent("store.sqlite", k.c.Store.SQLite)
+	}
+	k.between("store.max_staleness", k.c.Store.MaxStaleness, time.Second, time.Hour)
+	k.between("store.poll", k.c.Store.Poll, 10*time.Millisecond, time.Minute)
+	if k.c.Store.Poll >= k.c.Store.MaxStaleness {
+		k.addf("store.poll", "is %s; it must be shorter than max_staleness (%s)", k.c.Store.Poll, k.c.Store.MaxStaleness)
+	}
+	if k.required("audit.dir", k.c.Audit.Dir, "the directory of the audit log; it is made if it does not exist") {
+		k.parent("audit.dir", k.c.Audit.Dir)
+	}
+}
+
+func (k *checker) limits() {
+	l, r := k.c.Limits, k.c.Request
+	k.count("limits.requests_per_second", l.RequestsPerSecond, 0, 1e7)
+	k.count("limits.burst", l.Burst, 0, 1e7)
+	k.count("limits.in_flight", l.InFlight, 0, 1e6)
+	k.count("limits.failed_logins_per_minute", l.FailedLoginsPerMinute, 1, 1e6)
+	k.count("limits.failed_login_burst", l.FailedLoginBurst, 1, 1e6)
+	k.count("limits.failed_decrypts_per_minute", l.FailedDecryptsPerMinute, 1, 1e6)
+	k.count("limits.failed_decrypt_burst", l.FailedDecryptBurst, 1, 1e6)
+	for _, s := range []struct {
+		path string
+		size Size
+	}{{"request.max_body", r.MaxBody}, {"request.max_batch_body", r.MaxBatchBody}} {
+		if s.size < 1<<10 || s.size > 1<<30 {
+			k.addf(s.path, "is %dB; it must be between 1KiB and 1GiB", s.size)
+		}
+	}
+	if r.MaxBatchBody < r.MaxBody {
+		k.addf("request.max_batch_body", "is less than max_body")
+	}
+	k.between("request.timeout", r.Timeout, time.Second, 10*time.Minute)
+}

@@ -1,0 +1,152 @@
+// Package config reads keyhole.yaml. It is strict: whatever it does not
+// understand exactly it refuses, with file, line and the fix, and it reports
+// all mistakes of a file at once. docs/keyhole.yaml shows every field with
+// its unit and default; a test holds the two together.
+//
+// Load opens files and nothing else: no listener, no HSM, no network.
+package config
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Config is a checked keyhole.yaml. Paths are absolute.
+type Config struct {
+	File string `yaml:"-"` // where it was read from
+
+	Node           string            `yaml:"node"`
+	Listen         string            `yaml:"listen"`
+	TLS            TLS               `yaml:"tls"`
+	Ops            Ops               `yaml:"ops"`
+	ModuleEnv      map[string]string `yaml:"module_env"`
+	Tokens         []Token           `yaml:"tokens"`
+	Store          Store             `yaml:"store"`
+	Audit          Audit             `yaml:"audit"`
+	Auth           Auth              `yaml:"auth"`
+	Policies       Policies          `yaml:"policies"`
+	Limits         Limits            `yaml:"limits"`
+	Request        Request           `yaml:"request"`
+	Log            Log               `yaml:"log"`
+	ReloadInterval time.Duration     `yaml:"reload_interval"`
+	ShutdownGrace  time.Duration     `yaml:"shutdown_grace"`
+
+	lines map[string]int // by path of the key, "tls.cert_file"
+}
+
+// TLS is the API listener's side of TLS.
+type TLS struct {
+	CertFile     string   `yaml:"cert_file,path"`
+	KeyFile      string   `yaml:"key_file,path"`
+	MinVersion   string   `yaml:"min_version"` // "1.2" or "1.3"
+	ClientAuth   string   `yaml:"client_auth"` // one of the ClientAuth constants
+	ClientCAFile string   `yaml:"client_ca_file,path"`
+	CRLFiles     []string `yaml:"crl_files,path"`
+}
+
+// What the listener asks of clients.
+const (
+	ClientAuthNone     = "none"     // no certificate is asked for
+	ClientAuthOptional = "optional" // one that is shown must be valid
+	ClientAuthRequired = "required" // no connection without one
+)
+
+// Ops is the operations listener; an empty Listen turns it off.
+type Ops struct {
+	Listen string `yaml:"listen"`
+}
+
+// Token is one HSM partition.
+type Token struct {
+	Name           string        `yaml:"name"`
+	Module         string        `yaml:"module,path"`
+	Label          string        `yaml:"label"`
+	Serial         string        `yaml:"serial"`
+	PINFile        string        `yaml:"pin_file,path"`
+	PINEnv         string        `yaml:"pin_env"`
+	Sessions       int           `yaml:"sessions"`
+	SessionWait    time.Duration `yaml:"session_wait"`
+	StuckAfter     time.Duration `yaml:"stuck_after"`
+	MaxStuck       int           `yaml:"max_stuck"`
+	CanaryInterval time.Duration `yaml:"canary_interval"`
+	GCMIV          string        `yaml:"gcm_iv"`
+}
+
+// Store is where keys and rotations are kept.
+type Store struct {
+	SQLite       string        `yaml:"sqlite,path"`
+	MaxStaleness time.Duration `yaml:"max_staleness"`
+	Poll         time.Duration `yaml:"poll"`
+}
+
+// Audit is the audit log.
+type Audit struct {
+	Dir string `yaml:"dir,path"`
+}
+
+// Auth says whom to believe.
+type Auth struct {
+	Leeway  time.Duration `yaml:"leeway"`
+	Issuers []Issuer      `yaml:"issuers"`
+	MTLS    MTLS          `yaml:"mtls"`
+}
+
+// Issuer is one issuer of JWTs.
+type Issuer struct {
+	Name         string        `yaml:"name"`
+	Issuer       string        `yaml:"issuer"`
+	Audience     []string      `yaml:"audience"`
+	Algorithms   []string      `yaml:"algorithms"`
+	JWKSURL      string        `yaml:"jwks_url"`
+	JWKSFile     string        `yaml:"jwks_file,path"`
+	CAFile       string        `yaml:"ca_file,path"`
+	SubjectClaim string        `yaml:"subject_claim"`
+	GroupsClaim  string        `yaml:"groups_claim"`
+	MaxLifetime  time.Duration `yaml:"max_lifetime"`
+}
+
+// MTLS says how a client certificate names its principal.
+type MTLS struct {
+	Names []string `yaml:"names"`
+}
+
+// Policies are Cedar files, or directories of them.
+type Policies struct {
+	Files []string `yaml:"files,path"`
+}
+
+// Limits bound what one caller can take.
+type Limits struct {
+	RequestsPerSecond       int `yaml:"requests_per_second"` // 0: no limit
+	Burst                   int `yaml:"burst"`               // 0: as requests_per_second
+	InFlight                int `yaml:"in_flight"`           // 0: no limit
+	FailedLoginsPerMinute   int `yaml:"failed_logins_per_minute"`
+	FailedLoginBurst        int `yaml:"failed_login_burst"`
+	FailedDecryptsPerMinute int `yaml:"failed_decrypts_per_minute"`
+	FailedDecryptBurst      int `yaml:"failed_decrypt_burst"`
+}
+
+// Request bounds one request.
+type Request struct {
+	MaxBody      Size          `yaml:"max_body"`
+	MaxBatchBody Size          `yaml:"max_batch_body"`
+	Timeout      time.Duration `yaml:"timeout"`
+}
+
+// Log is the program's own log, not the audit log.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// Size is a number of bytes, written with a unit: "64KiB".
+type Size int64
+
+// SlogLevel returns the configured level.
+func (l Log) SlogLevel() slog.Level {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		return slog.LevelInfo // Load refuses every other word
+	}
+	return level
+}

@@ -1,0 +1,159 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// maxFile bounds a configuration file in bytes.
+const maxFile = 1 << 20
+
+// Default returns the configuration before any file is read.
+func Default() *Config {
+	return &Config{
+		Listen: "127.0.0.1:8443",
+		TLS:    TLS{MinVersion: "1.3"},
+		Ops:    Ops{Listen: "127.0.0.1:9443"},
+		Store:  Store{MaxStaleness: 30 * time.Second, Poll: time.Second},
+		Auth:   Auth{Leeway: 30 * time.Second, MTLS: MTLS{Names: []string{"spiffe", "dns", "cn"}}},
+		Limits: Limits{
+			InFlight:              512,
+			FailedLoginsPerMinute: 60, FailedLoginBurst: 30,
+			FailedDecryptsPerMinute: 60, FailedDecryptBurst: 100,
+		},
+		Request:        Request{MaxBody: 1 << 20, MaxBatchBody: 16 << 20, Timeout: 30 * time.Second},
+		Log:            Log{Level: "info", Format: "json"},
+		ReloadInterval: 5 * time.Second,
+		ShutdownGrace:  25 * time.Second,
+	}
+}
+
+func (t *Token) setDefaults() {
+	t.Sessions, t.SessionWait = 8, 5*time.Second
+	t.StuckAfter, t.MaxStuck = 30*time.Second, 4
+	t.CanaryInterval, t.GCMIV = 10*time.Second, "caller"
+}
+
+func (i *Issuer) setDefaults() {
+	i.SubjectClaim, i.GroupsClaim, i.MaxLifetime = "sub", "groups", 24*time.Hour
+}
+
+// Load reads and checks a file. An error about its contents is Errors; any
+// other is about reading the file itself.
+func Load(path string) (*Config, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("finding the configuration: %w", err)
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("there is no configuration file %s; docs/keyhole.yaml is one to start from, and `keyholed dev --dir DIR` writes one", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the configuration: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("the configuration %s has more than %d bytes: this is no keyhole.yaml", path, maxFile)
+	}
+	return parse(path, text)
+}
+
+// parse decodes and checks text as the contents of the file at path.
+func parse(path string, text []byte) (*Config, error) {
+	c := Default()
+	c.File = path
+	d := &decoder{file: path, dir: filepath.Dir(path), lines: map[string]int{}}
+	filled := d.document(text, c)
+	c.lines = d.lines
+	problems := d.problems
+	if filled {
+		c.fill()
+		problems = append(problems, check(c, problems)...)
+	}
+	if len(problems) > 0 {
+		return nil, problems.sorted()
+	}
+	return c, nil
+}
+
+// fill computes the defaults that depend on other values.
+func (c *Config) fill() {
+	if c.TLS.ClientAuth == "" {
+		c.TLS.ClientAuth = ClientAuthNone
+		if c.TLS.ClientCAFile != "" {
+			c.TLS.ClientAuth = ClientAuthOptional
+		}
+	}
+	if c.Node == "" {
+		c.Node, _ = os.Hostname() // an empty name is refused by check
+	}
+}
+
+// Problem makes a Problem about one key of this file, for what only those
+// can find out who use the value.
+func (c *Config) Problem(path, format string, args ...any) Problem {
+	return Problem{File: c.File, Line: c.line(path), Path: path, Text: fmt.Sprintf(format, args...)}
+}
+
+// line returns the line of a key or, if it is not in the file, of the
+// section that it would be in.
+func (c *Config) line(path string) int {
+	for path != "" {
+		if n, ok := c.lines[path]; ok {
+			return n
+		}
+		path = parentOf(path)
+	}
+	return 0
+}
+
+// parentOf cuts the last step off a path: "tokens[0].name", "tokens[0]",
+// "tokens", "".
+func parentOf(path string) string { return path[:max(strings.LastIndexAny(path, ".["), 0)] }
+
+// PIN reads the token's PIN, anew at each call; the caller clears it. No
+// error of it shows what it read.
+func (t *Token) PIN() ([]byte, error) {
+	if t.PINEnv != "" {
+		pin := os.Getenv(t.PINEnv)
+		if pin == "" {
+			return nil, fmt.Errorf("the environment variable %s, which is to hold the PIN, is empty or not set", t.PINEnv)
+		}
+		return []byte(pin), nil
+	}
+	text, err := os.ReadFile(t.PINFile)
+	if err != nil {
+		var pe *os.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err // somebody may have written the PIN itself where its file belongs
+		}
+		return nil, fmt.Errorf("reading the PIN file: %w", err)
+	}
+	end := len(text)
+	if end > 0 && text[end-1] == '\n' {
+		end--
+		if end > 0 && text[end-1] == '\r' {
+			end--
+		}
+	}
+	if end == 0 {
+		return nil, errors.New("the PIN file is empty")
+	}
+	if end > maxPIN {
+		clear(text)
+		return nil, fmt.Errorf("the PIN file holds more than %d bytes: this is no PIN", maxPIN)
+	}
+	return text[:end:end], nil
+}
+
+const maxPIN = 255

@@ -1,0 +1,99 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Problem is one mistake in a configuration file.
+type Problem struct {
+	File string
+	Line int    // from 1; 0: of the file as a whole
+	Path string // of the key, "tokens[0].module"; may be empty
+	Text string // what is wrong and how to put it right
+}
+
+func (p Problem) String() string {
+	var b strings.Builder
+	b.WriteString(p.File)
+	if p.Line > 0 {
+		fmt.Fprintf(&b, ":%d", p.Line)
+	}
+	b.WriteString(": ")
+	if p.Path != "" {
+		b.WriteString(p.Path + ": ")
+	}
+	b.WriteString(p.Text)
+	return b.String()
+}
+
+// Errors are all mistakes that were found, in order of their lines. It holds
+// at least one.
+type Errors []Problem
+
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, p := range e {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (e Errors) sorted() Errors {
+	slices.SortStableFunc(e, func(a, b Problem) int { return a.Line - b.Line })
+	return e
+}
+
+// oneOf spells out a choice: `"a", "b" or "c"`.
+func oneOf(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = fmt.Sprintf("%q", w)
+	}
+	if len(quoted) < 2 {
+		return strings.Join(quoted, "")
+	}
+	return strings.Join(quoted[:len(quoted)-1], ", ") + " or " + quoted[len(quoted)-1]
+}
+
+// nearest returns the word that got was probably meant to be, or "".
+func nearest(got string, words []string) string {
+	best, least := "", max(len(got)/3, 1)+1
+	for _, w := range words {
+		if d := distance(strings.ToLower(got), w); d < least {
+			best, least = w, d
+		}
+	}
+	return best
+}
+
+// distance counts the insertions, deletions and replacements between two
+// words (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next := min(row[j]+1, row[j+1]+1, diagonal+cost)
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}
+
+// clip bounds text from the file before it is shown.
+func clip(s string) string {
+	if len(s) > 60 {
+		return s[:60] + "..."
+	}
+	return s
+}
