@@ -14,6 +14,7 @@
 package softhsmtest
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -23,12 +24,15 @@ import (
 	"keyhole/softhsm"
 )
 
-// pool is what Main made for this process.
-var pool struct {
+// pool holds the tokens that no test has taken yet.
+type pool struct {
 	mu   sync.Mutex
 	made int
 	free []*softhsm.Token
 }
+
+// tokens is what Main made for this process.
+var tokens pool
 
 // Main makes n tokens (some 50 ms each; n for every -count), points
 // SOFTHSM2_CONF at them, runs the tests, removes everything and returns the
@@ -46,48 +50,55 @@ func Main(m interface{ Run() int }, n int) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if err := prepare(dir, n); err != nil {
+	if err := tokens.fill(dir, n); err != nil {
 		fmt.Fprintln(os.Stderr, "softhsmtest:", err)
 		return 1
 	}
 	return m.Run()
 }
 
-func prepare(dir string, n int) error {
-	pool.mu.Lock()
-	defer pool.mu.Unlock()
+func (p *pool) fill(dir string, n int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for i := range n {
-		label := fmt.Sprintf("test-%03d", i+1)
 		add := softhsm.AddToken
 		if i == 0 {
 			add = softhsm.New
 		}
-		t, err := add(dir, label)
+		t, err := add(dir, fmt.Sprintf("test-%03d", i+1))
 		if err != nil {
 			return err
 		}
 		if err := os.Setenv("SOFTHSM2_CONF", t.Conf); err != nil {
 			return err
 		}
-		pool.free = append(pool.free, t)
+		p.free = append(p.free, t)
 	}
-	pool.made = n
+	p.made = n
 	return nil
+}
+
+func (p *pool) take() (*softhsm.Token, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.made == 0 {
+		return nil, errors.New("no tokens: this package needs func TestMain(m *testing.M) { os.Exit(softhsmtest.Main(m, N)) }")
+	}
+	if len(p.free) == 0 {
+		return nil, fmt.Errorf("all %d tokens are taken: raise the number in softhsmtest.Main", p.made)
+	}
+	t := p.free[0]
+	p.free = p.free[1:]
+	return t, nil
 }
 
 // Start returns a token that no other test of this process uses. Its label
 // is unique among the tokens that the process sees.
 func Start(tb testing.TB) *softhsm.Token {
 	tb.Helper()
-	pool.mu.Lock()
-	defer pool.mu.Unlock()
-	if pool.made == 0 {
-		tb.Fatal("no tokens: this package needs func TestMain(m *testing.M) { os.Exit(softhsmtest.Main(m, N)) }")
+	t, err := tokens.take()
+	if err != nil {
+		tb.Fatal(err)
 	}
-	if len(pool.free) == 0 {
-		tb.Fatalf("all %d tokens are taken: raise the number in softhsmtest.Main", pool.made)
-	}
-	t := pool.free[0]
-	pool.free = pool.free[1:]
 	return t
 }

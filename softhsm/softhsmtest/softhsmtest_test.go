@@ -1,17 +1,17 @@
-package softhsmtest_test
+package softhsmtest
 
 import (
 	"os"
 	"testing"
 
 	"keyhole/softhsm"
-	"keyhole/softhsm/softhsmtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(softhsmtest.Main(m, 3)) }
+func TestMain(m *testing.M) { os.Exit(Main(m, 2)) }
 
 func TestStart(t *testing.T) {
-	a, b := softhsmtest.Start(t), softhsmtest.Start(t)
+	t.Parallel()
+	a, b := Start(t), Start(t)
 	if a.Serial == b.Serial || a.Label == b.Label || a.PIN == b.PIN {
 		t.Errorf("two tests share a token: %v, %v", a, b)
 	}
@@ -29,18 +29,17 @@ func TestStart(t *testing.T) {
 	}
 }
 
-func TestStartSaysWhenTokensRunOut(t *testing.T) {
-	softhsmtest.Start(t)
-	ran := &fatal{TB: t}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for !ran.failed {
-			softhsmtest.Start(ran)
-		}
-	}()
-	<-done
-	if !ran.failed {
-		t.Error("Start hands out more tokens than there are")
+func TestTokensRunOut(t *testing.T) {
+	t.Parallel()
+	var p pool
+	if tok, err := p.take(); err == nil {
+		t.Errorf("without Main there is %v", tok)
+	}
+	p.made, p.free = 1, []*softhsm.Token{{Label: "one"}}
+	if tok, err := p.take(); err != nil || tok.Label != "one" {
+		t.Errorf("the first: %v, %v", tok, err)
+	}
+	if tok, err := p.take(); err == nil {
+		t.Errorf("the second of one: %v", tok)
 	}
 }
