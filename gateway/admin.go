@@ -21,7 +21,7 @@ const (
 
 // changes runs an act on a key. The engine records its intent and outcome;
 // here a request that fails is recorded, for whatever reason.
-func changes[R any](ctx context.Context, o *op, res func() (authz.Resource, error), act func() (R, error)) (R, error) {
+func changes[R any](ctx context.Context, o *op, res func() (authz.Resource, error), act func(*op) (R, error)) (R, error) {
 	var zero R
 	refuse := func(err error) (R, error) {
 		if rerr := o.s.record(ctx, o.finish(err)); rerr != nil {
@@ -45,7 +45,7 @@ func changes[R any](ctx context.Context, o *op, res func() (authz.Resource, erro
 	if err != nil {
 		return refuse(err)
 	}
-	out, err := act()
+	out, err := once(ctx, o, act)
 	if err != nil {
 		return refuse(err)
 	}
@@ -63,7 +63,7 @@ func (s *Service) CreateKey(ctx context.Context, req Request, in api.CreateKeyRe
 			}
 			return authz.Resource{Type: authz.TypeKey, Name: spec.Name, Purpose: string(spec.Algorithm.Purpose()), Tags: spec.Tags}, nil
 		},
-		func() (api.Key, error) { return s.described(s.lifecycle.CreateKey(ctx, req.actor(), spec)) })
+		func(o *op) (api.Key, error) { return s.described(o.lifecycle().CreateKey(ctx, o.actor(), spec)) })
 }
 
 func specOf(in api.CreateKeyRequest) (rotation.Spec, error) {
@@ -106,8 +106,7 @@ func checkWords(description *string, tags *map[string]string) error {
 // changes the tags needs the permission under the new ones too: tags decide
 // who may do what.
 func (s *Service) UpdateKey(ctx context.Context, req Request, name string, in api.UpdateKeyRequest) (api.Key, error) {
-	o := s.open(req, authz.ActionUpdateKey, name, 0)
-	return changes(ctx, o, nil, func() (api.Key, error) {
+	return changes(ctx, s.open(req, authz.ActionUpdateKey, name, 0), nil, func(o *op) (api.Key, error) {
 		if err := checkWords(in.Description, in.Tags); err != nil {
 			return api.Key{}, err
 		}
@@ -123,14 +122,13 @@ func (s *Service) UpdateKey(ctx context.Context, req Request, name string, in ap
 			p := policyOf(*in.Policy)
 			u.Policy = &p
 		}
-		return s.described(s.lifecycle.UpdateKey(ctx, req.actor(), name, u))
+		return s.described(o.lifecycle().UpdateKey(ctx, o.actor(), name, u))
 	})
 }
 
 // Rotate makes and activates the next version.
 func (s *Service) Rotate(ctx context.Context, req Request, name string, in api.RotateRequest) (api.Rotation, error) {
-	o := s.open(req, authz.ActionRotate, name, 0)
-	return changes(ctx, o, nil, func() (api.Rotation, error) {
+	return changes(ctx, s.open(req, authz.ActionRotate, name, 0), nil, func(o *op) (api.Rotation, error) {
 		spec := rotation.RotateSpec{Bits: in.Bits}
 		var err error
 		if spec.Reason, err = keys.ParseReason(in.Reason); err == nil && in.Algorithm != "" {
@@ -139,7 +137,7 @@ func (s *Service) Rotate(ctx context.Context, req Request, name string, in api.R
 		if err != nil {
 			return api.Rotation{}, err
 		}
-		r, err := s.lifecycle.Rotate(ctx, req.actor(), name, spec)
+		r, err := o.lifecycle().Rotate(ctx, o.actor(), name, spec)
 		if err != nil {
 			return api.Rotation{}, err
 		}
@@ -149,30 +147,30 @@ func (s *Service) Rotate(ctx context.Context, req Request, name string, in api.R
 
 // Suspend takes a version out of use until Resume.
 func (s *Service) Suspend(ctx context.Context, req Request, name string, n uint32, in api.VersionActRequest) (api.Key, error) {
-	return s.versionAct(ctx, req, authz.ActionSuspend, name, n, in, s.lifecycle.Suspend)
+	return s.versionAct(ctx, req, authz.ActionSuspend, name, n, in, Lifecycle.Suspend)
 }
 
 // Resume undoes Suspend.
 func (s *Service) Resume(ctx context.Context, req Request, name string, n uint32, in api.VersionActRequest) (api.Key, error) {
-	return s.versionAct(ctx, req, authz.ActionResume, name, n, in, s.lifecycle.Resume)
+	return s.versionAct(ctx, req, authz.ActionResume, name, n, in, Lifecycle.Resume)
 }
 
 // Revoke declares a version compromised, for good. If it was the active one,
 // a successor takes its place.
 func (s *Service) Revoke(ctx context.Context, req Request, name string, n uint32, in api.VersionActRequest) (api.Key, error) {
-	return s.versionAct(ctx, req, authz.ActionRevoke, name, n, in, s.lifecycle.Revoke)
+	return s.versionAct(ctx, req, authz.ActionRevoke, name, n, in, Lifecycle.Revoke)
 }
 
 func (s *Service) versionAct(ctx context.Context, req Request, action, name string, n uint32, in api.VersionActRequest,
-	act func(context.Context, rotation.Actor, string, uint32, string) (*keys.Key, error),
+	act func(Lifecycle, context.Context, rotation.Actor, string, uint32, string) (*keys.Key, error),
 ) (api.Key, error) {
 	o := s.open(req, action, name, 0)
 	o.rec.Version = n
-	return changes(ctx, o, nil, func() (api.Key, error) {
+	return changes(ctx, o, nil, func(o *op) (api.Key, error) {
 		if len(in.Reason) > maxNote || !utf8.ValidString(in.Reason) {
 			return api.Key{}, keys.Errorf(keys.ErrInvalid, "the reason must be UTF-8 of at most %d bytes", maxNote)
 		}
-		return s.described(act(ctx, req.actor(), name, n, in.Reason))
+		return s.described(act(o.lifecycle(), ctx, o.actor(), name, n, in.Reason))
 	})
 }
 

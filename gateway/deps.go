@@ -62,6 +62,22 @@ type Lifecycle interface {
 	Rotations(ctx context.Context, f store.RotationFilter) ([]*keys.Rotation, error)
 }
 
+// Attempts remembers idempotent requests and what they left behind. Its
+// guarantees are those of store.Store: what a method wrote is durable when
+// it returns nil, and of any number of BeginAttempt calls for one principal
+// and key at most one is answered nil, nil.
+type Attempts interface {
+	BeginAttempt(ctx context.Context, a store.Attempt) (existing *store.Attempt, err error)
+	FinishAttempt(ctx context.Context, principal, key string, status int, body []byte) error
+	ForgetAttempt(ctx context.Context, principal, key string) error
+	ExpireAttempts(ctx context.Context, before time.Time) (int, error)
+	// RotationByRequest returns the newest rotation that a request began, or
+	// keys.ErrNotFound.
+	RotationByRequest(ctx context.Context, requestID string) (*keys.Rotation, error)
+	// Key returns a key as of now, past any snapshot, or keys.ErrKeyNotFound.
+	Key(ctx context.Context, name string) (*keys.Key, error)
+}
+
 // Config is what a Service needs. Now, Parallel and AuditTimeout have
 // defaults; everything else is required.
 type Config struct {
@@ -71,6 +87,7 @@ type Config struct {
 	Policy        Decider
 	Authenticator Authenticator
 	Lifecycle     Lifecycle
+	Attempts      Attempts
 	Limits        *authz.Limiter
 	Now           func() time.Time // default time.Now
 	Parallel      int              // HSM operations of one batch at a time (default 4)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"keyhole/audit"
@@ -23,17 +24,22 @@ type Service struct {
 	policy        Decider
 	authenticator Authenticator
 	lifecycle     Lifecycle
+	attempts      Attempts
 	limits        *authz.Limiter
 	now           func() time.Time
 	parallel      int
 	auditTimeout  time.Duration
+
+	mu      sync.Mutex
+	running map[attemptID]string // fingerprints of the idempotent requests at work in this process
 }
 
 // New returns a Service.
 func New(c Config) *Service {
 	s := &Service{
 		crypto: c.Crypto, snapshots: c.Snapshots, audit: c.Audit, policy: c.Policy, authenticator: c.Authenticator,
-		lifecycle: c.Lifecycle, limits: c.Limits, now: c.Now, parallel: c.Parallel, auditTimeout: c.AuditTimeout,
+		lifecycle: c.Lifecycle, attempts: c.Attempts, limits: c.Limits, now: c.Now, parallel: c.Parallel, auditTimeout: c.AuditTimeout,
+		running: map[attemptID]string{},
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -52,6 +58,7 @@ type Request struct {
 	ID     string     // request id
 	Source netip.Addr // of the connection
 	Caller authz.Principal
+	Once   *Once // set on a request that changes keys and shall do so once; see Once
 }
 
 func (r Request) actor() rotation.Actor {
@@ -66,6 +73,7 @@ type op struct {
 	rec   audit.Record
 	key   *keys.Key // set by authorise
 	now   time.Time // the one moment at which the timeline is read
+	first string    // request id of an earlier attempt that this one goes on with
 }
 
 func (s *Service) open(req Request, action, key string, size int) *op {

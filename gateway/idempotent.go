@@ -1,0 +1,282 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"time"
+
+	"keyhole/audit"
+	"keyhole/gateway/api"
+	"keyhole/keys"
+	"keyhole/rotation"
+	"keyhole/store"
+)
+
+// AttemptLife is how long an Idempotency-Key is remembered.
+const AttemptLife = 24 * time.Hour
+
+// maxOnceKey is the longest Idempotency-Key, in bytes.
+const maxOnceKey = 255
+
+// Once asks that a request that changes keys is done once, however often it
+// is sent within AttemptLife by the same principal:
+//
+//   - When it was done, the answer of then comes again (Replayed).
+//   - While it is being done, the others get keys.ErrConflict.
+//   - When it was refused and nothing was done, nothing is remembered: it is
+//     judged anew.
+//   - When nobody knows (the process died, or the HSM, the store or the audit
+//     log failed on the way), the next one looks at what stands. A rotation
+//     that the first one began counts as its answer, unless it was undone; a
+//     version or a key that is already as asked for is left as it is; what is
+//     not there is done now.
+//   - Another request under the same Key is keys.ErrInvalid.
+//
+// Policy is asked each time, before anything is remembered or answered.
+//
+// One gateway per store is assumed: a request that is at work in another
+// process looks like one whose process died.
+type Once struct {
+	Key         string // the Idempotency-Key: 1 to 255 visible ASCII characters
+	Fingerprint string // of everything that makes the request what it is
+	Status      int    // of a success, as the transport answers it
+	Replayed    bool   // set by the Service
+}
+
+type attemptID struct{ principal, key string }
+
+// once runs an authorised act under the request's Once, if it has one.
+func once[R any](ctx context.Context, o *op, act func(*op) (R, error)) (R, error) {
+	var zero R
+	on, s := o.req.Once, o.s
+	if on == nil {
+		return act(o)
+	}
+	if err := checkOnceKey(on.Key); err != nil {
+		return zero, err
+	}
+	id := attemptID{o.req.Caller.ID, on.Key}
+	if err := s.claim(id, on.Fingerprint); err != nil {
+		return zero, err
+	}
+	defer s.release(id)
+	earlier, err := s.beginAttempt(ctx, id, o)
+	switch {
+	case err != nil:
+		return zero, err
+	case earlier == nil:
+	case earlier.Fingerprint != on.Fingerprint:
+		return zero, errOtherRequest()
+	case earlier.Status != 0:
+		var out R
+		if err := json.Unmarshal(earlier.Body, &out); err != nil {
+			return zero, errors.Join(keys.ErrInternal, err)
+		}
+		on.Replayed = true
+		return out, s.record(ctx, o.again("replayed", earlier.RequestID))
+	default:
+		o.first = earlier.RequestID
+	}
+	out, err := act(o)
+	// What is remembered must not depend on whether the caller still waits.
+	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
+	defer cancel()
+	if err != nil {
+		if s.undone(keep, o, err) {
+			// Should this fail, the next one finds out the same by itself.
+			_ = s.attempts.ForgetAttempt(keep, id.principal, id.key)
+		}
+		return zero, err
+	}
+	body, err := json.Marshal(out)
+	if err != nil {
+		return zero, errors.Join(keys.ErrInternal, err)
+	}
+	// The act stands. Should this fail, the next one finds it done.
+	_ = s.attempts.FinishAttempt(keep, id.principal, id.key, on.Status, body)
+	if o.first != "" {
+		return out, s.record(ctx, o.again("resumed", o.first))
+	}
+	return out, nil
+}
+
+func checkOnceKey(key string) error {
+	bad := key == "" || len(key) > maxOnceKey
+	for i := range len(key) {
+		bad = bad || key[i] <= ' ' || key[i] > '~'
+	}
+	if bad {
+		return keys.Errorf(keys.ErrInvalid, "an Idempotency-Key has 1 to %d visible ASCII characters", maxOnceKey)
+	}
+	return nil
+}
+
+func errOtherRequest() error {
+	return keys.Errorf(keys.ErrInvalid, "this Idempotency-Key was used for another request; use a new one for each act")
+}
+
+// claim makes sure that an attempt is worked on once in this process.
+func (s *Service) claim(id attemptID, fingerprint string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch running, ok := s.running[id]; {
+	case ok && running != fingerprint:
+		return errOtherRequest()
+	case ok:
+		return keys.Errorf(keys.ErrConflict, "the first request with this Idempotency-Key is still at work; ask again in a moment")
+	}
+	s.running[id] = fingerprint
+	return nil
+}
+
+func (s *Service) release(id attemptID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, id)
+}
+
+// beginAttempt enters the attempt and returns an earlier one that is still
+// remembered.
+func (s *Service) beginAttempt(ctx context.Context, id attemptID, o *op) (*store.Attempt, error) {
+	a := store.Attempt{
+		Principal: id.principal, Key: id.key, Fingerprint: o.req.Once.Fingerprint, RequestID: o.req.ID, StartedAt: o.start,
+	}
+	earlier, err := s.attempts.BeginAttempt(ctx, a)
+	if err != nil || earlier == nil || o.start.Sub(earlier.StartedAt) < AttemptLife {
+		return earlier, err
+	}
+	if err := s.attempts.ForgetAttempt(ctx, id.principal, id.key); err != nil {
+		return nil, err
+	}
+	return s.attempts.BeginAttempt(ctx, a)
+}
+
+// undone reports whether an act that failed is certain to have left nothing
+// behind: a refusal, without a rotation that may still come to an end.
+func (s *Service) undone(ctx context.Context, o *op, err error) bool {
+	if api.ProblemOf(err).Status >= 500 {
+		return false
+	}
+	r, err := s.attempts.RotationByRequest(ctx, o.actor().RequestID)
+	if err != nil {
+		return errors.Is(err, keys.ErrNotFound)
+	}
+	return r.Phase == keys.PhaseAborted
+}
+
+// again is the record of an answer to an act that was done before.
+func (o *op) again(reason, first string) audit.Record {
+	rec := o.finish(nil)
+	rec.Reason = reason
+	rec.Details = map[string]string{"first_request": first}
+	return rec
+}
+
+// actor is on whose behalf the lifecycle acts: under the request id of the
+// attempt that began it.
+func (o *op) actor() rotation.Actor {
+	a := o.req.actor()
+	if o.first != "" {
+		a.RequestID = o.first
+	}
+	return a
+}
+
+// lifecycle is what acts on keys for this operation.
+func (o *op) lifecycle() Lifecycle {
+	if o.first != "" {
+		return resuming{o.s.lifecycle, o.s.attempts}
+	}
+	return o.s.lifecycle
+}
+
+// ExpireAttempts forgets attempts that are older than AttemptLife.
+func (s *Service) ExpireAttempts(ctx context.Context) (int, error) {
+	return s.attempts.ExpireAttempts(ctx, s.now().Add(-AttemptLife))
+}
+
+// resuming is the lifecycle for a request whose first attempt left no
+// answer: each act looks at what stands before it does anything.
+type resuming struct {
+	Lifecycle
+	attempts Attempts
+}
+
+func (l resuming) CreateKey(ctx context.Context, a rotation.Actor, spec rotation.Spec) (*keys.Key, error) {
+	r, err := l.begun(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	if r != nil {
+		return l.attempts.Key(ctx, r.Key)
+	}
+	return l.Lifecycle.CreateKey(ctx, a, spec)
+}
+
+func (l resuming) Rotate(ctx context.Context, a rotation.Actor, name string, spec rotation.RotateSpec) (*keys.Rotation, error) {
+	if r, err := l.begun(ctx, a); r != nil || err != nil {
+		return r, err
+	}
+	return l.Lifecycle.Rotate(ctx, a, name, spec)
+}
+
+// begun returns the rotation that the first attempt completed; nil if it
+// began none or it was undone. One that is open is keys.ErrConflict: the
+// engine takes it up by itself.
+func (l resuming) begun(ctx context.Context, a rotation.Actor) (*keys.Rotation, error) {
+	r, err := l.attempts.RotationByRequest(ctx, a.RequestID)
+	switch {
+	case errors.Is(err, keys.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case r.Phase == keys.PhaseAborted:
+		return nil, nil
+	case !r.Phase.Done():
+		return nil, keys.Errorf(keys.ErrConflict, "the first request with this Idempotency-Key began rotation %s, which is being finished; ask again in a moment", r.ID)
+	}
+	return r, nil
+}
+
+func (l resuming) UpdateKey(ctx context.Context, a rotation.Actor, name string, u rotation.Update) (*keys.Key, error) {
+	k, err := l.attempts.Key(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	same := (u.Description == nil || *u.Description == k.Description) && (u.Tags == nil || maps.Equal(*u.Tags, k.Tags)) &&
+		(u.Policy == nil || *u.Policy == k.Policy)
+	if same && k.Epoch != u.Epoch {
+		return k, nil
+	}
+	return l.Lifecycle.UpdateKey(ctx, a, name, u)
+}
+
+func (l resuming) Suspend(ctx context.Context, a rotation.Actor, name string, n uint32, note string) (*keys.Key, error) {
+	return l.unless(ctx, a, name, n, note, func(v *keys.Version) bool { return !v.SuspendedAt.IsZero() }, l.Lifecycle.Suspend)
+}
+
+func (l resuming) Resume(ctx context.Context, a rotation.Actor, name string, n uint32, note string) (*keys.Key, error) {
+	return l.unless(ctx, a, name, n, note, func(v *keys.Version) bool {
+		return v.SuspendedAt.IsZero() && v.RevokedAt.IsZero() && v.ArchivedAt.IsZero() && v.DestroyAt.IsZero() && v.DestroyedAt.IsZero()
+	}, l.Lifecycle.Resume)
+}
+
+func (l resuming) Revoke(ctx context.Context, a rotation.Actor, name string, n uint32, note string) (*keys.Key, error) {
+	return l.unless(ctx, a, name, n, note, func(v *keys.Version) bool { return !v.RevokedAt.IsZero() }, l.Lifecycle.Revoke)
+}
+
+// unless acts on a version that is not yet as the act would leave it.
+func (l resuming) unless(ctx context.Context, a rotation.Actor, name string, n uint32, note string, done func(*keys.Version) bool,
+	act func(context.Context, rotation.Actor, string, uint32, string) (*keys.Key, error),
+) (*keys.Key, error) {
+	k, err := l.attempts.Key(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if v, err := k.Version(n); err == nil && done(v) {
+		return k, nil
+	}
+	return act(ctx, a, name, n, note)
+}
