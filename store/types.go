@@ -50,13 +50,21 @@ type Snapshot struct {
 
 // NewSnapshot returns a snapshot of the given keys.
 func NewSnapshot(all []*keys.Key) *Snapshot {
-	s := &Snapshot{byName: make(map[string]*keys.Key, len(all)), names: make([]string, 0, len(all))}
+	s := &Snapshot{byName: make(map[string]*keys.Key, len(all))}
 	for _, k := range all {
 		s.byName[k.Name] = k
-		s.names = append(s.names, k.Name)
 	}
-	slices.Sort(s.names)
+	s.names = sortedNames(s.byName)
 	return s
+}
+
+func sortedNames(byName map[string]*keys.Key) []string {
+	names := make([]string, 0, len(byName))
+	for name := range byName {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Key returns a key by its name.

@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+
+	"keyhole/keys"
+)
+
+// Commit implements Store.
+func (d *database) Commit(ctx context.Context, c Change) error {
+	if err := checkChange(c); err != nil {
+		return err
+	}
+	return d.update(ctx, "committing a change", func(tx *sql.Tx) error {
+		revision, err := d.nextRevision(ctx, tx)
+		if err != nil {
+			return err
+		}
+		switch {
+		case c.Key == nil:
+		case c.FromEpoch == 0:
+			err = createKey(ctx, tx, c.Key, revision)
+		case c.Delete:
+			err = deleteKey(ctx, tx, c, revision)
+		default:
+			err = changeKey(ctx, tx, c, revision)
+		}
+		if err == nil && c.Rotation != nil {
+			err = putRotation(ctx, tx, c.Rotation, c.Delete)
+		}
+		if err == nil && c.Delete {
+			err = noOpenRotation(ctx, tx, c.Key.Name, "")
+		}
+		return err
+	})
+}
+
+func createKey(ctx context.Context, tx *sql.Tx, k *keys.Key, revision uint64) error {
+	switch _, err := selectKey(ctx, tx, k.Name); {
+	case err == nil:
+		return keys.Errorf(keys.ErrKeyExists, "there is a key %q already", k.Name)
+	case !errors.Is(err, keys.ErrKeyNotFound):
+		return err
+	}
+	var last uint32
+	switch err := tx.QueryRowContext(ctx, "SELECT last_version FROM tombstones WHERE name = ?", k.Name).Scan(&last); {
+	case err == nil:
+		return keys.Errorf(keys.ErrKeyRetired, "a deleted key had the name %q and used the versions up to %d; choose another name", k.Name, last)
+	case !errors.Is(err, sql.ErrNoRows):
+		return err
+	}
+	if err := checkNew(k); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "DELETE FROM deletions WHERE name = ?", k.Name); err != nil {
+		return err
+	}
+	if err := insert(ctx, tx, "keys", keyColumns+", revision", append(keyValues(k), revision), ""); err != nil {
+		return err
+	}
+	return putVersions(ctx, tx, &keys.Key{}, k)
+}
+
+// stored returns the key that c is about, if it is at the epoch that c
+// starts from.
+func stored(ctx context.Context, tx *sql.Tx, c Change) (*keys.Key, error) {
+	old, err := selectKey(ctx, tx, c.Key.Name)
+	if err == nil && old.Epoch != c.FromEpoch {
+		err = keys.Errorf(keys.ErrConflict, "key %q is at epoch %d, not %d; read it again", old.Name, old.Epoch, c.FromEpoch)
+	}
+	return old, err
+}
+
+func changeKey(ctx context.Context, tx *sql.Tx, c Change, revision uint64) error {
+	old, err := stored(ctx, tx, c)
+	if err != nil {
+		return err
+	}
+	if err := checkNext(old, c.Key); err != nil {
+		return err
+	}
+	set := strings.ReplaceAll(keyColumns, ",", " = ?,") + " = ?, revision = ?"
+	if _, err := tx.ExecContext(ctx, "UPDATE keys SET "+set+" WHERE name = ?", append(keyValues(c.Key), revision, old.Name)...); err != nil {
+		return err
+	}
+	return putVersions(ctx, tx, old, c.Key)
+}
+
+// putVersions writes the versions in which next differs from old.
+func putVersions(ctx context.Context, tx *sql.Tx, old, next *keys.Key) error {
+	for i, v := range next.Versions {
+		if i < len(old.Versions) && sameVersion(old.Versions[i], v) {
+			continue
+		}
+		err := insert(ctx, tx, "versions", versionColumns, versionValues(next.Name, v), "key_name, number")
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func deleteKey(ctx context.Context, tx *sql.Tx, c Change, revision uint64) error {
+	old, err := stored(ctx, tx, c)
+	if err != nil {
+		return err
+	}
+	retired, err := checkDelete(old)
+	if err != nil {
+		return err
+	}
+	if retired {
+		if err := insert(ctx, tx, "tombstones", "name, last_version, revision", []any{old.Name, old.Latest().Number, revision}, ""); err != nil {
+			return err
+		}
+	}
+	for _, query := range []string{"DELETE FROM versions WHERE key_name = ?", "DELETE FROM keys WHERE name = ?"} {
+		if _, err := tx.ExecContext(ctx, query, old.Name); err != nil {
+			return err
+		}
+	}
+	return insert(ctx, tx, "deletions", "name, revision", []any{old.Name, revision}, "name")
+}
+
+// putRotation inserts or replaces a rotation. Its key may be gone only by
+// the same change.
+func putRotation(ctx context.Context, tx *sql.Tx, r *keys.Rotation, deleting bool) error {
+	old, err := scanRotation(tx.QueryRowContext(ctx, "SELECT "+rotationColumns+" FROM rotations WHERE id = ?", r.ID))
+	switch {
+	case err == nil:
+		err = checkRotation(old, r)
+	case errors.Is(err, sql.ErrNoRows) && !deleting:
+		_, err = selectKey(ctx, tx, r.Key)
+	case errors.Is(err, sql.ErrNoRows):
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	if !r.Phase.Done() {
+		if err := noOpenRotation(ctx, tx, r.Key, r.ID); err != nil {
+			return err
+		}
+	}
+	return insert(ctx, tx, "rotations", rotationColumns, rotationValues(r), "id")
+}
+
+// noOpenRotation refuses if a rotation of the key, other than id, is open.
+func noOpenRotation(ctx context.Context, tx *sql.Tx, key, id string) error {
+	var running string
+	err := tx.QueryRowContext(ctx, "SELECT id FROM rotations WHERE key_name = ? AND id <> ? AND "+openRotation, key, id).Scan(&running)
+	switch {
+	case err == nil:
+		return keys.Errorf(keys.ErrRotationRunning, "rotation %s of key %q is running; wait for its end", running, key)
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	}
+	return err
+}
+
+// insert writes a row. One with the same values in the conflict columns is
+// replaced; "" means that there can be none.
+func insert(ctx context.Context, tx *sql.Tx, table, columns string, values []any, conflict string) error {
+	query := "INSERT INTO " + table + " (" + columns + ") VALUES (?" + strings.Repeat(", ?", len(values)-1) + ")"
+	if conflict != "" {
+		names := strings.FieldsFunc(columns, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' })
+		for i, name := range names {
+			names[i] = name + " = excluded." + name
+		}
+		query += " ON CONFLICT (" + conflict + ") DO UPDATE SET " + strings.Join(names, ", ")
+	}
+	_, err := tx.ExecContext(ctx, query, values...)
+	return err
+}
