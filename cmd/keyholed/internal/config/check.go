@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"keyhole/cmd/keyholed/internal/strictyaml"
 	"keyhole/keys"
 )
 
@@ -20,11 +21,11 @@ import (
 type checker struct {
 	c        *Config
 	broken   map[string]bool // paths that have a problem already
-	problems Errors
+	problems strictyaml.Errors
 }
 
 // check returns what is wrong with c beyond what the decoder found.
-func check(c *Config, found Errors) Errors {
+func check(c *Config, found strictyaml.Errors) strictyaml.Errors {
 	k := &checker{c: c, broken: map[string]bool{}}
 	for _, p := range found {
 		k.broken[p.Path] = true
@@ -41,7 +42,7 @@ func check(c *Config, found Errors) Errors {
 // addf notes a problem about a key: one a key, and none inside a section
 // that could not be read.
 func (k *checker) addf(path, format string, args ...any) {
-	for p := path; p != ""; p = parentOf(p) {
+	for p := path; p != ""; p = strictyaml.Parent(p) {
 		if k.broken[p] {
 			return
 		}
@@ -72,7 +73,7 @@ func (k *checker) general() {
 	k.between("shutdown_grace", c.ShutdownGrace, time.Second, 10*time.Minute)
 	for name := range c.ModuleEnv {
 		if !envName.MatchString(name) {
-			k.addf("module_env."+clip(name), "is no name of an environment variable")
+			k.addf("module_env."+strictyaml.Clip(name), "is no name of an environment variable")
 		}
 	}
 }
@@ -80,14 +81,14 @@ func (k *checker) general() {
 func (k *checker) address(path, addr string) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		k.addf(path, "%q is no address; write host:port, like \"127.0.0.1:8443\", or \":8443\" for all interfaces", clip(addr))
+		k.addf(path, "%q is no address; write host:port, like \"127.0.0.1:8443\", or \":8443\" for all interfaces", strictyaml.Clip(addr))
 		return
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		k.addf(path, "%q is no port; use a number from 1 to 65535, or 0 for any free one", clip(port))
+		k.addf(path, "%q is no port; use a number from 1 to 65535, or 0 for any free one", strictyaml.Clip(port))
 	}
 	if strings.ContainsAny(host, " /") {
-		k.addf(path, "%q is no host; write an IP address or a host name", clip(host))
+		k.addf(path, "%q is no host; write an IP address or a host name", strictyaml.Clip(host))
 	}
 }
 
@@ -95,11 +96,11 @@ func (k *checker) word(path, got string, words ...string) {
 	if slices.Contains(words, got) {
 		return
 	}
-	if guess := nearest(got, words); guess != "" {
-		k.addf(path, "%q is unknown; did you mean %q?", clip(got), guess)
+	if guess := strictyaml.Nearest(got, words); guess != "" {
+		k.addf(path, "%q is unknown; did you mean %q?", strictyaml.Clip(got), guess)
 		return
 	}
-	k.addf(path, "%q is unknown; use %s", clip(got), oneOf(words))
+	k.addf(path, "%q is unknown; use %s", strictyaml.Clip(got), strictyaml.OneOf(words))
 }
 
 func (k *checker) between(path string, got, least, most time.Duration) {
@@ -170,7 +171,7 @@ func (k *checker) tls() {
 	asks := t.ClientAuth != ClientAuthNone
 	switch {
 	case asks && t.ClientCAFile == "":
-		k.addf("tls.client_ca_file", "is missing; with client_auth %q it names the PEM file of the CAs that issue client certificates", clip(t.ClientAuth))
+		k.addf("tls.client_ca_file", "is missing; with client_auth %q it names the PEM file of the CAs that issue client certificates", strictyaml.Clip(t.ClientAuth))
 	case !asks && t.ClientCAFile != "":
 		k.addf("tls.client_auth", "is \"none\", yet client_ca_file is given; set it to %q or %q, or remove client_ca_file", ClientAuthOptional, ClientAuthRequired)
 	}
@@ -289,7 +290,7 @@ func (k *checker) auth() {
 		at := fmt.Sprintf("auth.mtls.names[%d]", i)
 		k.word(at, n, "spiffe", "dns", "cn")
 		if slices.Contains(a.MTLS.Names[:i], n) {
-			k.addf(at, "%q is given twice", clip(n))
+			k.addf(at, "%q is given twice", strictyaml.Clip(n))
 		}
 	}
 	if len(k.c.Policies.Files) == 0 {
@@ -306,7 +307,7 @@ func (k *checker) algorithm(path, alg string) {
 	switch {
 	case slices.Contains(jwtAlgorithms, alg):
 	case strings.HasPrefix(alg, "HS") || strings.EqualFold(alg, "none"):
-		k.addf(path, "%q is refused: only asymmetric signatures prove who issued a token; use %s", clip(alg), oneOf(jwtAlgorithms))
+		k.addf(path, "%q is refused: only asymmetric signatures prove who issued a token; use %s", strictyaml.Clip(alg), strictyaml.OneOf(jwtAlgorithms))
 	default:
 		k.word(path, alg, jwtAlgorithms...)
 	}
@@ -364,7 +365,7 @@ func (k *checker) limits() {
 	k.count("limits.failed_decrypt_burst", l.FailedDecryptBurst, 1, 1e6)
 	for _, s := range []struct {
 		path string
-		size Size
+		size strictyaml.Size
 	}{{"request.max_body", r.MaxBody}, {"request.max_batch_body", r.MaxBatchBody}} {
 		if s.size < 1<<10 || s.size > 1<<30 {
 			k.addf(s.path, "is %dB; it must be between 1KiB and 1GiB", s.size)

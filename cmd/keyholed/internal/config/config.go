@@ -9,6 +9,8 @@ package config
 import (
 	"log/slog"
 	"time"
+
+	"keyhole/cmd/keyholed/internal/strictyaml"
 )
 
 // Config is a checked keyhole.yaml. Paths are absolute.
@@ -31,7 +33,7 @@ type Config struct {
 	ReloadInterval time.Duration     `yaml:"reload_interval"`
 	ShutdownGrace  time.Duration     `yaml:"shutdown_grace"`
 
-	lines map[string]int // by path of the key, "tls.cert_file"
+	lines strictyaml.Lines
 }
 
 // TLS is the API listener's side of TLS.
@@ -128,9 +130,9 @@ type Limits struct {
 
 // Request bounds one request.
 type Request struct {
-	MaxBody      Size          `yaml:"max_body"`
-	MaxBatchBody Size          `yaml:"max_batch_body"`
-	Timeout      time.Duration `yaml:"timeout"`
+	MaxBody      strictyaml.Size `yaml:"max_body"`
+	MaxBatchBody strictyaml.Size `yaml:"max_batch_body"`
+	Timeout      time.Duration   `yaml:"timeout"`
 }
 
 // Log is the program's own log, not the audit log.
@@ -138,9 +140,6 @@ type Log struct {
 	Level  string `yaml:"level"`
 	Format string `yaml:"format"`
 }
-
-// Size is a number of bytes, written with a unit: "64KiB".
-type Size int64
 
 // SlogLevel returns the configured level.
 func (l Log) SlogLevel() slog.Level {

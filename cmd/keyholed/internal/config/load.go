@@ -6,8 +6,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
+
+	"keyhole/cmd/keyholed/internal/strictyaml"
 )
 
 // maxFile bounds a configuration file in bytes.
@@ -33,17 +34,20 @@ func Default() *Config {
 	}
 }
 
-func (t *Token) setDefaults() {
+// SetDefaults implements strictyaml.Defaulter.
+func (t *Token) SetDefaults() {
 	t.Sessions, t.SessionWait = 8, 5*time.Second
 	t.StuckAfter, t.MaxStuck = 30*time.Second, 4
 	t.CanaryInterval, t.GCMIV = 10*time.Second, "caller"
 }
 
-func (i *Issuer) setDefaults() {
+// SetDefaults implements strictyaml.Defaulter.
+func (i *Issuer) SetDefaults() {
 	i.SubjectClaim, i.GroupsClaim, i.MaxLifetime = "sub", "groups", 24*time.Hour
 }
 
-// Load reads and checks a file. An error about its contents is Errors; any
+// Load reads and checks a file. An error about its contents is
+// strictyaml.Errors; any
 // other is about reading the file itself.
 func Load(path string) (*Config, error) {
 	path, err := filepath.Abs(path)
@@ -72,16 +76,14 @@ func Load(path string) (*Config, error) {
 func parse(path string, text []byte) (*Config, error) {
 	c := Default()
 	c.File = path
-	d := &decoder{file: path, dir: filepath.Dir(path), lines: map[string]int{}}
-	filled := d.document(text, c)
-	c.lines = d.lines
-	problems := d.problems
-	if filled {
+	lines, problems := strictyaml.Decode(path, text, c)
+	c.lines = lines
+	if lines != nil {
 		c.fill()
 		problems = append(problems, check(c, problems)...)
 	}
 	if len(problems) > 0 {
-		return nil, problems.sorted()
+		return nil, problems.Sorted()
 	}
 	return c, nil
 }
@@ -101,25 +103,9 @@ func (c *Config) fill() {
 
 // Problem makes a Problem about one key of this file, for what only those
 // can find out who use the value.
-func (c *Config) Problem(path, format string, args ...any) Problem {
-	return Problem{File: c.File, Line: c.line(path), Path: path, Text: fmt.Sprintf(format, args...)}
+func (c *Config) Problem(path, format string, args ...any) strictyaml.Problem {
+	return strictyaml.Problem{File: c.File, Line: c.lines.Of(path), Path: path, Text: fmt.Sprintf(format, args...)}
 }
-
-// line returns the line of a key or, if it is not in the file, of the
-// section that it would be in.
-func (c *Config) line(path string) int {
-	for path != "" {
-		if n, ok := c.lines[path]; ok {
-			return n
-		}
-		path = parentOf(path)
-	}
-	return 0
-}
-
-// parentOf cuts the last step off a path: "tokens[0].name", "tokens[0]",
-// "tokens", "".
-func parentOf(path string) string { return path[:max(strings.LastIndexAny(path, ".["), 0)] }
 
 // PIN reads the token's PIN, anew at each call; the caller clears it. No
 // error of it shows what it read.

@@ -1,10 +1,20 @@
-package config
+// Package strictyaml fills structs from YAML and refuses whatever it does not
+// understand exactly: unknown keys, keys given twice, values of another type,
+// durations and sizes without a unit, empty values, anchors. It goes on after
+// a mistake, so that one run reports them all, each with its line and fix.
+//
+// Fields are named by a `yaml:"name"` tag; `yaml:"name,path"` marks file
+// names, which are taken relative to the file's directory. Fields may be
+// string, int, time.Duration, Size, map[string]string, structs, and slices of
+// these.
+package strictyaml
 
 import (
 	"errors"
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,28 +22,39 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
+// Size is a number of bytes, written with a unit: "64KiB".
+type Size int64
+
+// Defaulter is a list element whose zero value is not its default.
+type Defaulter interface{ SetDefaults() }
+
+// Decode fills into, a pointer to a struct, from the contents of a file. It
+// returns the line of every key and list element that it saw, and what was
+// wrong. lines is nil if the text holds no keys at all.
+func Decode(file string, text []byte, into any) (lines Lines, problems Errors) {
+	d := &decoder{file: file, dir: filepath.Dir(file), lines: Lines{}}
+	var doc yaml.Node
+	if err := yaml.Load(text, &doc); err != nil {
+		d.syntax(err, &doc)
+		return nil, d.problems
+	}
+	root := doc.Content[0]
+	d.value(root, "", false, reflect.ValueOf(into).Elem())
+	if root.Kind != yaml.MappingNode {
+		return nil, d.problems
+	}
+	return d.lines, d.problems
+}
+
 // decoder fills structs from YAML nodes and notes every mistake.
 type decoder struct {
 	file, dir string
-	lines     map[string]int
+	lines     Lines
 	problems  Errors
 }
 
 func (d *decoder) addf(line int, path, format string, args ...any) {
 	d.problems = append(d.problems, Problem{File: d.file, Line: line, Path: path, Text: fmt.Sprintf(format, args...)})
-}
-
-// document parses text and fills into, a pointer to a struct. It reports
-// false if there was nothing to fill it from.
-func (d *decoder) document(text []byte, into any) bool {
-	var doc yaml.Node
-	if err := yaml.Load(text, &doc); err != nil {
-		d.syntax(err, &doc)
-		return false
-	}
-	root := doc.Content[0]
-	d.value(root, "", false, reflect.ValueOf(into).Elem())
-	return root.Kind == yaml.MappingNode
 }
 
 func (d *decoder) syntax(err error, doc *yaml.Node) {
@@ -44,7 +65,7 @@ func (d *decoder) syntax(err error, doc *yaml.Node) {
 	case doc.Kind != 0:
 		d.addf(0, "", "holds several YAML documents; remove the \"---\" between them")
 	default:
-		d.addf(0, "", "is empty; docs/keyhole.yaml shows what belongs in it")
+		d.addf(0, "", "is empty; write \"key: value\" lines")
 	}
 }
 
@@ -86,7 +107,7 @@ func (d *decoder) value(n *yaml.Node, path string, isPath bool, v reflect.Value)
 		if s, ok := d.scalar(n, path, "!!int", "a whole number"); ok {
 			i, err := strconv.ParseInt(s, 10, 32)
 			if err != nil {
-				d.addf(n.Line, path, "%q is not a decimal number that fits; write it like 100", clip(s))
+				d.addf(n.Line, path, "%q is not a decimal number that fits; write it like 100", Clip(s))
 				return
 			}
 			v.SetInt(i)
@@ -119,12 +140,12 @@ func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
 		return
 	}
 	if t := n.ShortTag(); t == "!!int" || t == "!!float" {
-		d.addf(n.Line, path, "%s is a bare number; %s", clip(n.Value), units)
+		d.addf(n.Line, path, "%s is a bare number; %s", Clip(n.Value), units)
 		return
 	}
 	t, err := time.ParseDuration(n.Value)
 	if err != nil {
-		d.addf(n.Line, path, "%q is no duration; %s", clip(n.Value), units)
+		d.addf(n.Line, path, "%q is no duration; %s", Clip(n.Value), units)
 		return
 	}
 	if t < 0 {
@@ -146,7 +167,7 @@ func (d *decoder) size(n *yaml.Node, path string, v reflect.Value) {
 		return
 	}
 	if t := n.ShortTag(); t == "!!int" || t == "!!float" {
-		d.addf(n.Line, path, "%s is a bare number; %s", clip(n.Value), units)
+		d.addf(n.Line, path, "%s is a bare number; %s", Clip(n.Value), units)
 		return
 	}
 	for _, u := range sizeUnits {
@@ -161,7 +182,7 @@ func (d *decoder) size(n *yaml.Node, path string, v reflect.Value) {
 		v.SetInt(int64(i) * u.factor)
 		return
 	}
-	d.addf(n.Line, path, "%q is no size; %s", clip(n.Value), units)
+	d.addf(n.Line, path, "%q is no size; %s", Clip(n.Value), units)
 }
 
 // field is one key that a struct takes.
@@ -182,14 +203,11 @@ func fieldsOf(t reflect.Type) []field {
 	return all
 }
 
-// defaulter is a struct whose zero value is not its default.
-type defaulter interface{ setDefaults() }
-
 func (d *decoder) mapping(n *yaml.Node, path string, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {
 		where := "takes a section of \"key: value\" lines"
 		if path == "" {
-			where = "the file must hold \"key: value\" lines; docs/keyhole.yaml shows them"
+			where = "the file must hold \"key: value\" lines"
 		}
 		d.addf(n.Line, path, "%s", where)
 		return
@@ -216,7 +234,7 @@ func (d *decoder) pairs(n *yaml.Node, path string, each func(key, val *yaml.Node
 			d.addf(key.Line, path, "has a key that is no plain word")
 			continue
 		}
-		at := clip(key.Value)
+		at := Clip(key.Value)
 		if path != "" {
 			at = path + "." + at
 		}
@@ -235,9 +253,9 @@ func (d *decoder) unknown(key *yaml.Node, at string, fields []field) {
 	for i, f := range fields {
 		names[i] = f.name
 	}
-	switch guess := nearest(key.Value, names); {
-	case key.Value == "pin":
-		d.addf(key.Line, at, "a PIN does not belong in this file; name a file in pin_file, or an environment variable in pin_env")
+	switch guess := Nearest(key.Value, names); {
+	case slices.Contains(names, key.Value+"_file"):
+		d.addf(key.Line, at, "unknown key; name a file that holds it in %s_file", Clip(key.Value))
 	case guess != "":
 		d.addf(key.Line, at, "unknown key; did you mean %q?", guess)
 	default:
@@ -268,8 +286,8 @@ func (d *decoder) list(n *yaml.Node, path string, isPath bool, v reflect.Value) 
 	for i, item := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		d.lines[at] = item.Line
-		if f, ok := out.Index(i).Addr().Interface().(defaulter); ok {
-			f.setDefaults()
+		if f, ok := out.Index(i).Addr().Interface().(Defaulter); ok {
+			f.SetDefaults()
 		}
 		d.value(item, at, isPath, out.Index(i))
 	}

@@ -1,4 +1,4 @@
-package config
+package strictyaml
 
 import (
 	"fmt"
@@ -40,13 +40,32 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-func (e Errors) sorted() Errors {
+// Sorted sorts e by line and returns it.
+func (e Errors) Sorted() Errors {
 	slices.SortStableFunc(e, func(a, b Problem) int { return a.Line - b.Line })
 	return e
 }
 
-// oneOf spells out a choice: `"a", "b" or "c"`.
-func oneOf(words []string) string {
+// Lines holds the line of each key by its path, "tokens[0].name".
+type Lines map[string]int
+
+// Of returns the line of a key or, if it is not in the file, of the section
+// that it would be in; 0 if there is none.
+func (l Lines) Of(path string) int {
+	for ; path != ""; path = Parent(path) {
+		if n, ok := l[path]; ok {
+			return n
+		}
+	}
+	return 0
+}
+
+// Parent cuts the last step off a path: "tokens[0].name", "tokens[0]",
+// "tokens", "".
+func Parent(path string) string { return path[:max(strings.LastIndexAny(path, ".["), 0)] }
+
+// OneOf spells out a choice: `"a", "b" or "c"`.
+func OneOf(words []string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {
 		quoted[i] = fmt.Sprintf("%q", w)
@@ -57,8 +76,8 @@ func oneOf(words []string) string {
 	return strings.Join(quoted[:len(quoted)-1], ", ") + " or " + quoted[len(quoted)-1]
 }
 
-// nearest returns the word that got was probably meant to be, or "".
-func nearest(got string, words []string) string {
+// Nearest returns the word that got was probably meant to be, or "".
+func Nearest(got string, words []string) string {
 	best, least := "", max(len(got)/3, 1)+1
 	for _, w := range words {
 		if d := distance(strings.ToLower(got), w); d < least {
@@ -90,8 +109,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// clip bounds text from the file before it is shown.
-func clip(s string) string {
+// Clip bounds text from the file before it is shown.
+func Clip(s string) string {
 	if len(s) > 60 {
 		return s[:60] + "..."
 	}
