@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"slices"
 	"time"
@@ -78,10 +80,17 @@ func pageSize(limit int) (int, error) {
 }
 
 // JWKS returns the published public keys: of one key, or with name "" of all
-// that the caller may see.
+// that the caller may see. An anonymous caller to whom the policy does not
+// open them has failed to authenticate.
 func (s *Service) JWKS(ctx context.Context, req Request, name string) (api.JWKS, error) {
 	o := s.open(req, authz.ActionJWKS, name, 0)
 	set, err := s.jwks(o, name)
+	if err != nil && req.Caller.Method == authz.MethodAnonymous {
+		if errors.Is(err, keys.ErrForbidden) || errors.Is(err, keys.ErrKeyNotFound) {
+			_, err = s.Authenticate(ctx, req.ID, req.Source, authz.Credentials{})
+		}
+		return api.JWKS{}, cmp.Or(err, keys.ErrUnauthenticated)
+	}
 	if err != nil {
 		if rerr := s.record(ctx, o.finish(err)); rerr != nil {
 			return api.JWKS{}, rerr
@@ -126,6 +135,32 @@ func published(set []api.JWK, k *keys.Key, now time.Time) []api.JWK {
 		}
 	}
 	return set
+}
+
+// UntilSwitch returns how long it is until the clock alone changes which
+// version of the named key ("": of any key) is active; 0 if nothing is
+// planned.
+func (s *Service) UntilSwitch(name string) time.Duration {
+	snap, err := s.snapshots.Snapshot()
+	if err != nil {
+		return 0
+	}
+	names := []string{name}
+	if name == "" {
+		names = snap.Names()
+	}
+	var least time.Duration
+	now := s.now()
+	for _, n := range names {
+		k, ok := snap.Key(n)
+		if !ok {
+			continue
+		}
+		if at := k.NextSwitch(now); !at.IsZero() && (least == 0 || at.Sub(now) < least) {
+			least = at.Sub(now)
+		}
+	}
+	return least
 }
 
 // describe is a key as the API shows it. Versions that were reserved and

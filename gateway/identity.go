@@ -12,27 +12,44 @@ import (
 )
 
 // Authenticate finds out who calls. A failure is recorded with its precise
-// reason and answered with a general one.
+// reason and answered with a general one. A source that failed too often is
+// turned away without a record: its failures are in the log already, and a
+// flood must not fill it.
 func (s *Service) Authenticate(ctx context.Context, id string, source netip.Addr, c authz.Credentials) (Request, error) {
 	req := Request{ID: id, Source: source}
 	err := s.limits.LoginAllowed(source)
-	if err == nil {
-		req.Caller, err = s.authenticator.Authenticate(ctx, c)
+	if err != nil {
+		return req, err
 	}
-	if err == nil {
+	if req.Caller, err = s.authenticator.Authenticate(ctx, c); err == nil {
 		return req, nil
 	}
+	return req, s.loginFailed(ctx, req, err)
+}
+
+// RefuseLogin is Authenticate for credentials that a transport could not even
+// read.
+func (s *Service) RefuseLogin(ctx context.Context, id string, source netip.Addr, failure *authz.Failure) error {
+	if err := s.limits.LoginAllowed(source); err != nil {
+		return err
+	}
+	return s.loginFailed(ctx, Request{ID: id, Source: source}, failure)
+}
+
+// loginFailed records and counts a failed authentication and returns err, or
+// keys.ErrAudit.
+func (s *Service) loginFailed(ctx context.Context, req Request, err error) error {
 	rec := s.open(req, authz.ActionAuthenticate, "", 0).rec
 	rec.Outcome, rec.Reason = audit.OutcomeDenied, api.CodeOf(err)
 	var failure *authz.Failure
 	if errors.As(err, &failure) {
 		rec.Reason = failure.Reason
-		s.limits.LoginFailed(source)
+		s.limits.LoginFailed(req.Source)
 	}
 	if rerr := s.record(ctx, rec); rerr != nil {
-		return req, rerr
+		return rerr
 	}
-	return req, err
+	return err
 }
 
 // Anonymous is a request without credentials, for what the policy opens to
