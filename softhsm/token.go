@@ -157,13 +157,12 @@ func enter(dir string) (*directory, error) {
 		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("locking %s: %w", dir, err)
+		return nil, errors.Join(fmt.Errorf("locking %s: %w", dir, err), f.Close())
 	}
 	return &directory{dir: dir, inst: inst, lock: f}, nil
 }
 
-func (d *directory) leave() { d.lock.Close() }
+func (d *directory) leave() { _ = d.lock.Close() } // only its lock was used
 
 func (d *directory) path(name string) string { return filepath.Join(d.dir, name) }
 
@@ -269,9 +268,9 @@ func (d *directory) write(name, content string) error {
 		err = os.Rename(f.Name(), d.path(name))
 	}
 	if err != nil {
-		os.Remove(f.Name())
+		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return err
+	return nil
 }
 
 func (d *directory) read(name string) (string, error) {
