@@ -127,14 +127,18 @@ func checkDelete(k *keys.Key) (retired bool, err error) {
 	return made, nil
 }
 
-// checkRotation refuses to let next follow old.
+// checkRotation refuses to let next follow old: the writer did not know how
+// far the rotation has come.
 func checkRotation(old, next *keys.Rotation) error {
 	if next.Key != old.Key || next.From != old.From || next.To != old.To || next.Reason != old.Reason ||
 		next.StartedBy != old.StartedBy || next.RequestID != old.RequestID || !sameTime(next.StartedAt, old.StartedAt) {
 		return broken("rotation %s would become another one", old.ID)
 	}
-	if old.Phase.Done() {
+	switch {
+	case old.Phase.Done():
 		return keys.Errorf(keys.ErrConflict, "rotation %s has ended: it is %s", old.ID, old.Phase)
+	case old.Phase == keys.PhaseActivated && next.Phase != keys.PhaseActivated && next.Phase != keys.PhaseCompleted:
+		return keys.Errorf(keys.ErrConflict, "rotation %s is behind its switch and cannot become %s", old.ID, next.Phase)
 	}
 	return nil
 }

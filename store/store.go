@@ -24,8 +24,8 @@ type Store interface {
 	//   - keys.ErrKeyExists: FromEpoch is 0 and the key exists
 	//   - keys.ErrKeyRetired: a deleted key had the name
 	//   - keys.ErrKeyNotFound: the key to be changed does not exist
-	//   - keys.ErrConflict: the key is not at FromEpoch, or the rotation has
-	//     ended already
+	//   - keys.ErrConflict: the key is not at FromEpoch, or the rotation is
+	//     further than the change knows: it has ended, or its version is active
 	//   - keys.ErrRotationRunning: another rotation of the key is open
 	//   - keys.ErrInternal: the change would undo what is for good: take a
 	//     version back that was generated, revoked or destroyed, make a
