@@ -88,9 +88,10 @@ type Audit struct {
 
 // Auth says whom to believe.
 type Auth struct {
-	Leeway  time.Duration `yaml:"leeway"`
-	Issuers []Issuer      `yaml:"issuers"`
-	MTLS    MTLS          `yaml:"mtls"`
+	Leeway     time.Duration `yaml:"leeway"`
+	Issuers    []Issuer      `yaml:"issuers"`
+	MTLS       MTLS          `yaml:"mtls"`
+	GroupsFile string        `yaml:"groups_file,path"`
 }
 
 // Issuer is one issuer of JWTs.
@@ -104,12 +105,17 @@ type Issuer struct {
 	CAFile       string        `yaml:"ca_file,path"`
 	SubjectClaim string        `yaml:"subject_claim"`
 	GroupsClaim  string        `yaml:"groups_claim"`
+	GroupPrefix  string        `yaml:"group_prefix"`
 	MaxLifetime  time.Duration `yaml:"max_lifetime"`
 }
 
 // MTLS says how a client certificate names its principal.
 type MTLS struct {
-	Names []string `yaml:"names"`
+	Names           []string `yaml:"names"`
+	OUGroups        bool     `yaml:"ou_groups"`
+	GroupPrefix     string   `yaml:"group_prefix"`
+	AllowExpiredCRL bool     `yaml:"allow_expired_crl"`
+	AllowMissingCRL bool     `yaml:"allow_missing_crl"`
 }
 
 // Policies are Cedar files, or directories of them.

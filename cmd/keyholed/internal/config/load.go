@@ -21,7 +21,7 @@ func Default() *Config {
 		TLS:    TLS{MinVersion: "1.3"},
 		Ops:    Ops{Listen: "127.0.0.1:9443"},
 		Store:  Store{MaxStaleness: 30 * time.Second, Poll: time.Second},
-		Auth:   Auth{Leeway: 30 * time.Second, MTLS: MTLS{Names: []string{"spiffe", "dns", "cn"}}},
+		Auth:   Auth{Leeway: 10 * time.Second, MTLS: MTLS{Names: []string{"spiffe", "dns", "cn"}}},
 		Limits: Limits{
 			InFlight:              512,
 			FailedLoginsPerMinute: 60, FailedLoginBurst: 30,

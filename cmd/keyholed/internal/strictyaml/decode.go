@@ -5,7 +5,7 @@
 //
 // Fields are named by a `yaml:"name"` tag; `yaml:"name,path"` marks file
 // names, which are taken relative to the file's directory. Fields may be
-// string, int, time.Duration, Size, map[string]string, structs, and slices of
+// string, bool, int, time.Duration, Size, map[string]string, structs, and slices of
 // these.
 package strictyaml
 
@@ -102,6 +102,10 @@ func (d *decoder) value(n *yaml.Node, path string, isPath bool, v reflect.Value)
 				s = filepath.Join(d.dir, s)
 			}
 			v.SetString(s)
+		}
+	case v.Kind() == reflect.Bool:
+		if s, ok := d.scalar(n, path, "!!bool", "true or false"); ok {
+			v.SetBool(strings.EqualFold(s, "true"))
 		}
 	case v.Kind() == reflect.Int:
 		if s, ok := d.scalar(n, path, "!!int", "a whole number"); ok {
