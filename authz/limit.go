@@ -43,7 +43,7 @@ type LimiterConfig struct {
 // RateLimited is the error of a request that came too soon. It unwraps to a
 // *keys.Error, which says so to the caller.
 type RateLimited struct {
-	RetryAfter time.Duration // when trying again may help; at least a millisecond
+	RetryAfter time.Duration // when trying again may help: 1 ms to 1 h
 	Err        error
 }
 
@@ -191,9 +191,8 @@ func drained(b *rate.Limiter, now time.Time, detail string) error {
 
 // untilNext returns how long b needs to hold a whole token.
 func untilNext(b *rate.Limiter, now time.Time) time.Duration {
-	missing := 1 - b.TokensAt(now)
-	wait := time.Duration(math.Ceil(missing/float64(b.Limit())*1000)) * time.Millisecond
-	return max(wait, time.Millisecond)
+	seconds := (1 - b.TokensAt(now)) / float64(b.Limit())
+	return time.Duration(math.Ceil(min(max(seconds, 0.001), 3600)*1000)) * time.Millisecond
 }
 
 // network is what one attacker can be assumed to hold: an IPv4 address, or

@@ -117,8 +117,10 @@ type Request struct {
 
 // Decision is the answer. Policies are the ids of the policies that decided:
 // those that permitted, or those that forbade; none for the default denial.
+// Errors are the policies that could not be evaluated: one that permits then
+// does not apply, one that forbids denies.
 type Decision struct {
 	Allowed  bool
 	Policies []string
-	Errors   []string // policies that could not be evaluated, which then do not apply
+	Errors   []string // "id: why"
 }
