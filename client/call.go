@@ -65,23 +65,25 @@ func (c *Client) do(outer context.Context, in call) (*answer, error) {
 const (
 	firstPause = 100 * time.Millisecond
 	maxPause   = 5 * time.Second
+
+	conflictPolls = 8 // beyond the retries, of an act that is being done
 )
 
 // again says whether to try again, and after what pause.
 func (c *Client) again(in call, attempt int, err error) (time.Duration, bool) {
-	if attempt >= c.retries {
-		return 0, false
-	}
 	pause := min(firstPause<<min(attempt, 16), maxPause)
 	pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // jitter is no secret
 	var refused *Error
 	var conn *ConnError
 	switch {
+	case attempt > 0 && in.key != "" && errors.Is(err, keys.ErrConflict):
+		// The attempt whose answer was lost is still at work on this key,
+		// perhaps generating a long RSA key: about 15 s are worth the wait.
+		return pause, attempt < c.retries+conflictPolls
+	case attempt >= c.retries:
+		return 0, false
 	case errors.As(err, &refused) && retryable(refused.Problem.Status):
 		return max(pause, refused.RetryAfter), true
-	case attempt > 0 && in.key != "" && errors.Is(err, keys.ErrConflict):
-		// The attempt whose answer was lost is still at work on this key.
-		return pause, true
 	case errors.As(err, &conn):
 		return pause, !conn.Permanent
 	}

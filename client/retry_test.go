@@ -148,6 +148,37 @@ func TestIdempotencyKeys(t *testing.T) {
 	}
 }
 
+// A lost act that takes longer than the retries last is waited for, not
+// given up; a conflict at the first attempt is an answer.
+func TestActInProgressIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for polls, ok := range map[int]bool{1: true, 6: true, 1000: false} {
+		var n counter
+		s, ca := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			switch i := n.next(); {
+			case i == 1:
+				hangUp(w)
+			case i <= 1+polls:
+				refuse(w, api.ProblemOf(keys.ErrConflict))
+			default:
+				reply(w, 202, api.Rotation{ID: "01"})
+			}
+		}, http1)
+		c := connect(t, s, ca)
+		_, err := c.Rotate(t.Context(), "payments", api.RotateRequest{})
+		if ok != (err == nil) || !ok && (!errors.Is(err, keys.ErrConflict) || n.count() > 20) {
+			t.Errorf("%d polls: %v after %d attempts", polls, err, n.count())
+		}
+		s.Close()
+		c.Close()
+	}
+	var n counter
+	s, ca := serve(t, func(w http.ResponseWriter, _ *http.Request) { n.next(); refuse(w, api.ProblemOf(keys.ErrConflict)) })
+	if _, err := connect(t, s, ca).Rotate(t.Context(), "payments", api.RotateRequest{}); !errors.Is(err, keys.ErrConflict) || n.count() != 1 {
+		t.Errorf("a conflict at once: %v after %d attempts", err, n.count())
+	}
+}
+
 // hangUp ends the connection without an answer.
 func hangUp(w http.ResponseWriter) { panic(http.ErrAbortHandler) }
 

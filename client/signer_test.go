@@ -204,8 +204,8 @@ func TestSignerServesTLS(t *testing.T) {
 		pool := x509.NewCertPool()
 		pool.AddCert(root.cert)
 		near, far := net.Pipe()
-		server := tls.Server(near, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: signer}}}) //nolint:gosec // defaults
-		peer := tls.Client(far, &tls.Config{RootCAs: pool, ServerName: "service.example"})                                         //nolint:gosec // defaults
+		server := tls.Server(near, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: signer}}})
+		peer := tls.Client(far, &tls.Config{RootCAs: pool, ServerName: "service.example"})
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			if err := server.HandshakeContext(t.Context()); err != nil {
