@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/term"
+	"keyhole/keys"
+)
+
+// The exit codes. Scripts rely on them.
+const (
+	ExitOK          = 0
+	ExitError       = 1
+	ExitUsage       = 2
+	ExitInvalid     = 3
+	ExitRefused     = 4
+	ExitNotFound    = 5
+	ExitConflict    = 6
+	ExitUnavailable = 7
+	ExitItems       = 8
+	ExitInterrupted = 130
+)
+
+const exitHelp = `  0    done
+  1    any other error
+  2    wrong usage or input: unknown command or flag, bad argument, a request that makes no sense
+  3    not authentic: verify answered "not valid", or a ciphertext does not open
+  4    refused: not authenticated, or not allowed by policy
+  5    no such key, version or rotation, or none that you may see
+  6    not possible now: the name is taken, the version's state forbids it, a rotation runs, changed meanwhile
+  7    the gateway or its HSM cannot be reached, is overloaded or took too long: try again later
+  8    a batch went through, and some of its items failed
+  130  interrupted (Ctrl-C); 143 terminated
+`
+
+// silent is an end whose reason was already printed as the answer.
+type silent struct{ code int }
+
+func (s silent) Error() string { return fmt.Sprintf("exit code %d", s.code) }
+
+// exitTable maps errors to codes: the first row with an error that it is
+// decides.
+var exitTable = []struct {
+	code int
+	errs []error
+}{
+	{ExitRefused, []error{keys.ErrUnauthenticated, keys.ErrForbidden}},
+	{ExitInvalid, []error{keys.ErrDecrypt}},
+	{ExitNotFound, []error{keys.ErrKeyNotFound, keys.ErrVersionNotFound, keys.ErrNotFound}},
+	{ExitConflict, []error{keys.ErrKeyExists, keys.ErrKeyRetired, keys.ErrConflict, keys.ErrRotationRunning, keys.ErrVersionState, keys.ErrNoActiveVersion}},
+	{ExitUnavailable, []error{
+		keys.ErrRateLimited, keys.ErrOverloaded, keys.ErrTimeout, keys.ErrHSM, keys.ErrAudit, keys.ErrStore, keys.ErrStale, context.DeadlineExceeded,
+	}},
+	{ExitUsage, []error{
+		keys.ErrMalformed, keys.ErrInvalid, keys.ErrWrongPurpose, keys.ErrUnsupported, keys.ErrTooLarge, keys.ErrMediaType, keys.ErrMethod,
+		term.ErrInput, term.ErrBinary, term.ErrNoTerminal,
+	}},
+}
+
+// exitCode returns the code that an error ends the program with.
+func exitCode(err error) int {
+	var said silent
+	var usage *usageError
+	var items *itemsError
+	var conn *client.ConnError
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.As(err, &said):
+		return said.code
+	case errors.As(err, &items):
+		return ExitItems
+	case errors.As(err, &usage):
+		return ExitUsage
+	case errors.Is(err, context.Canceled):
+		return ExitInterrupted
+	}
+	for _, row := range exitTable {
+		for _, e := range row.errs {
+			if errors.Is(err, e) {
+				return row.code
+			}
+		}
+	}
+	if errors.As(err, &conn) {
+		return ExitUnavailable
+	}
+	return ExitError
+}
+
+// report writes the one line about an error and returns the exit code.
+func (a *app) report(ctx context.Context, err error) int {
+	code := exitCode(err)
+	var said silent
+	switch {
+	case errors.As(err, &said):
+		return code
+	case ctx.Err() != nil:
+		code = ExitInterrupted
+		fmt.Fprintln(a.Streams.Err, "keyhole: interrupted")
+		return code
+	}
+	line := errorText(err)
+	if hint := a.hint(ctx, err); hint != "" {
+		line += "; " + hint
+	}
+	fmt.Fprintln(a.Streams.Err, "keyhole: "+term.Clean(line))
+	return code
+}
+
+// errorText is what people need of an error: the gateway's words rather than
+// the way to them.
+func errorText(err error) string {
+	var batch *stopped
+	var usage *usageError
+	var refused *client.Error
+	var conn *client.ConnError
+	var said *keys.Error
+	switch {
+	case errors.As(err, &batch):
+		return batch.Error()
+	case errors.As(err, &usage):
+		return usage.Error()
+	case errors.As(err, &refused):
+		return refused.Error()
+	case errors.As(err, &conn):
+		return conn.Error()
+	case errors.As(err, &said):
+		return said.Detail
+	}
+	return err.Error()
+}

@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/term"
+	"keyhole/gateway/api"
+)
+
+func (a *app) jwksCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "jwks [KEY]",
+		Short: "Print the published public keys as a JWK Set",
+		Long: `Prints the public keys of KEY, or of all keys that you may see, as a JWK Set
+(RFC 7517): versions about to be active, active, and deactivated. It is JSON in
+either output format.`,
+		Example: `  keyhole jwks payments > jwks.json`,
+		Args:    operands,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key := ""
+			if len(args) > 0 {
+				key = args[0]
+			}
+			set, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.JWKS, error) { return c.JWKS(ctx, key) })
+			if err != nil {
+				return err
+			}
+			return printJSON(a.Streams.Out, set)
+		},
+		ValidArgsFunction: a.completeKeys,
+	}
+}
+
+func (a *app) whoamiCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     "whoami",
+		Short:   "Show who you are to the gateway",
+		Long:    "Shows who you are to the gateway, by which credentials, and until when.",
+		Example: `  keyhole whoami`,
+		Args:    operands,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			who, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.WhoAmI, error) { return c.WhoAmI(ctx) })
+			if err != nil {
+				return err
+			}
+			return a.print(who, func(w io.Writer) error {
+				return term.Table(w,
+					[]string{"principal", who.Principal},
+					[]string{"groups", or(strings.Join(who.Groups, " "))},
+					[]string{"method", who.Method},
+					[]string{"expires", stamp(who.ExpiresAt.Time)},
+				)
+			})
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+}
