@@ -10,12 +10,32 @@ const (
 	OutcomeIntent = "intent" // about to be done; a later record holds the outcome
 )
 
+// Acts of the log itself, by SystemPrincipal.
+const (
+	// ActionRecover: the log was repaired and goes on. Details say what was
+	// cut ("bytes_cut"), and after an outage in the middle of a run also why
+	// and since when nothing could be recorded ("error", "since") and how many
+	// records were refused meanwhile ("refused").
+	ActionRecover = "audit-recover"
+	// ActionClock: the clock was found behind the last record. Details hold
+	// what it said ("clock"). Until it has caught up, records bear the time of
+	// the last record before the step.
+	ActionClock = "audit-clock"
+)
+
+// SystemPrincipal acts where no caller does.
+const SystemPrincipal = "system"
+
 // Record is one line of the log. It never holds payloads, tokens or other
-// secrets. Seq and Node are filled in by the log, and Time too where it is
-// zero. Empty members are left out of the line.
+// secrets. Seq, Time and Node are filled in by the log, whatever the caller
+// put there. Empty members are left out of the line.
+//
+// Strings are written as UTF-8 of at most 1024 bytes; longer ones are cut and
+// end in "...", and bytes that are no UTF-8 become U+FFFD. Of Policies and
+// Details the first 64 are kept, and a last "..." tells that there were more.
 type Record struct {
 	Seq  uint64    `json:"seq"`  // from 0, without gaps
-	Time time.Time `json:"time"` // UTC, nanoseconds
+	Time time.Time `json:"time"` // UTC, nanoseconds; never before that of the record in front
 	Node string    `json:"node"`
 
 	RequestID  string `json:"request_id,omitempty"`
