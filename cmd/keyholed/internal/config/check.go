@@ -121,8 +121,13 @@ func (k *checker) required(path, got, what string) bool {
 	return got != ""
 }
 
-// file checks that a file can be read. forbidden are permission bits that it
-// must not have.
+// Permission bits that a file must not have.
+const (
+	readByAll  = 0o007
+	writeByAll = 0o002
+)
+
+// file checks that a file can be read and has none of the forbidden bits.
 func (k *checker) file(path, name string, forbidden os.FileMode) {
 	if name == "" || k.broken[path] {
 		return
@@ -136,7 +141,11 @@ func (k *checker) file(path, name string, forbidden os.FileMode) {
 	case info.IsDir():
 		k.addf(path, "%s is a directory; name a file", name)
 	case info.Mode().Perm()&forbidden != 0:
-		k.addf(path, "%s has the mode %04o: others may read it; run: chmod %04o %s", name, info.Mode().Perm(), info.Mode().Perm()&^(forbidden|0o111), name)
+		may := "change"
+		if forbidden&0o004 != 0 {
+			may = "read"
+		}
+		k.addf(path, "%s has the mode %04o: everybody may %s it; run: chmod %04o %s", name, info.Mode().Perm(), may, info.Mode().Perm()&^(forbidden|0o111), name)
 	default:
 		f, err := os.Open(name)
 		if err != nil {
@@ -158,14 +167,14 @@ func (k *checker) parent(path, name string) {
 func (k *checker) tls() {
 	t := k.c.TLS
 	if k.required("tls.cert_file", t.CertFile, "the PEM file of the server's certificate and its chain") {
-		k.file("tls.cert_file", t.CertFile, 0)
+		k.file("tls.cert_file", t.CertFile, writeByAll)
 	}
 	if k.required("tls.key_file", t.KeyFile, "the PEM file of the server's private key") {
-		k.file("tls.key_file", t.KeyFile, 0o007)
+		k.file("tls.key_file", t.KeyFile, readByAll)
 	}
 	k.word("tls.min_version", t.MinVersion, "1.2", "1.3")
 	k.word("tls.client_auth", t.ClientAuth, ClientAuthNone, ClientAuthOptional, ClientAuthRequired)
-	k.file("tls.client_ca_file", t.ClientCAFile, 0)
+	k.file("tls.client_ca_file", t.ClientCAFile, writeByAll)
 	asks := t.ClientAuth != ClientAuthNone
 	switch {
 	case asks && t.ClientCAFile == "":
@@ -174,7 +183,7 @@ func (k *checker) tls() {
 		k.addf("tls.client_auth", "is \"none\", yet client_ca_file is given; set it to %q or %q, or remove client_ca_file", ClientAuthOptional, ClientAuthRequired)
 	}
 	for i, f := range t.CRLFiles {
-		k.file(fmt.Sprintf("tls.crl_files[%d]", i), f, 0)
+		k.file(fmt.Sprintf("tls.crl_files[%d]", i), f, writeByAll)
 	}
 	if !asks && len(t.CRLFiles) > 0 {
 		k.addf("tls.crl_files", "has no effect while client_auth is \"none\"; remove it or ask for certificates")
@@ -198,7 +207,7 @@ func (k *checker) tokens() {
 		}
 		names[t.Name] = true
 		if k.required(at+".module", t.Module, "the path of the vendor's PKCS#11 library (.so)") {
-			k.file(at+".module", t.Module, 0)
+			k.file(at+".module", t.Module, writeByAll)
 		}
 		if (t.Label == "") == (t.Serial == "") {
 			k.addf(at, "give either label or serial of the token")

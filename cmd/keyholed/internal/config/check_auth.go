@@ -28,7 +28,7 @@ func (k *checker) auth() {
 	if a.Leeway > authz.MaxLeeway {
 		k.addf("auth.leeway", "is %s; the most is %s: set the clocks instead", a.Leeway, authz.MaxLeeway)
 	}
-	k.file("auth.groups_file", a.GroupsFile, 0o002)
+	k.file("auth.groups_file", a.GroupsFile, writeByAll)
 	names, issuers := map[string]bool{}, map[string]bool{}
 	for i := range a.Issuers {
 		is, at := &a.Issuers[i], fmt.Sprintf("auth.issuers[%d]", i)
@@ -70,8 +70,11 @@ func (k *checker) auth() {
 		k.addf("policies.files", "is missing; list Cedar policy files (*.cedar) or directories of them; without any policy everything is denied")
 	}
 	for i, f := range k.c.Policies.Files {
-		if _, err := os.Stat(f); err != nil {
-			k.addf(fmt.Sprintf("policies.files[%d]", i), "%s does not exist or cannot be reached", f)
+		at := fmt.Sprintf("policies.files[%d]", i)
+		if info, err := os.Stat(f); err != nil || !info.IsDir() {
+			k.file(at, f, writeByAll)
+		} else if info.Mode().Perm()&writeByAll != 0 {
+			k.addf(at, "everybody may put policies into %s (mode %04o); run: chmod o-w %s", f, info.Mode().Perm(), f)
 		}
 	}
 }
@@ -91,7 +94,7 @@ func (k *checker) jwks(at string, is *Issuer) {
 	case (is.JWKSURL == "") == (is.JWKSFile == ""):
 		k.addf(at, "give either jwks_url or jwks_file: where the issuer's public keys are")
 	case is.JWKSFile != "":
-		k.file(at+".jwks_file", is.JWKSFile, 0o002)
+		k.file(at+".jwks_file", is.JWKSFile, writeByAll)
 		if is.CAFile != "" {
 			k.addf(at+".ca_file", "has no effect with jwks_file; it is for jwks_url")
 		}
@@ -104,7 +107,7 @@ func (k *checker) jwks(at string, is *Issuer) {
 		case u.Scheme != "https":
 			k.addf(at+".jwks_url", "must be https: whoever can change these keys can be anybody (http is for loopback only)")
 		}
-		k.file(at+".ca_file", is.CAFile, 0o002)
+		k.file(at+".ca_file", is.CAFile, writeByAll)
 	}
 }
 
