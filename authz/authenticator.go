@@ -12,16 +12,19 @@ import (
 	"sync/atomic"
 	"time"
 
-	"keyhole/authz/internal/certname"
 	"keyhole/authz/internal/crl"
+	"keyhole/authz/internal/jwks"
 	"keyhole/authz/internal/lru"
+	"keyhole/authz/internal/reason"
+	"keyhole/authz/internal/token"
 )
 
 // Authenticator finds out who calls. It is safe for concurrent use.
 type Authenticator struct {
-	cfg     Config
-	issuers map[string]*issuer // by the claim iss
-	tokens  *lru.Map[tokenID, *verified]
+	cfg      Config
+	sources  []*jwks.Source
+	verifier token.Verifier
+	tokens   *lru.Map[tokenID, remembered] // nil: tokens are not remembered
 
 	state  atomic.Pointer[state]
 	reload sync.Mutex // one Reload at a time
@@ -33,6 +36,16 @@ type state struct {
 	lists   *crl.Lists // nil: certificates are not checked for revocation
 }
 
+// tokenID is the SHA-256 of a token.
+type tokenID [sha256.Size]byte
+
+// remembered is a token that was found good.
+type remembered struct {
+	token     *token.Verified
+	principal Principal
+	state     *state // that the principal's groups are from
+}
+
 // NewAuthenticator returns an Authenticator that has read its files and has
 // tried once, until ctx ends or the configured timeout passes, to fetch the
 // key sets. A key set that cannot be fetched is logged, and tried again by
@@ -42,36 +55,59 @@ func NewAuthenticator(ctx context.Context, c Config) (*Authenticator, error) {
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("authentication: %w", err)
 	}
-	a := &Authenticator{cfg: c, issuers: make(map[string]*issuer, len(c.Issuers))}
+	a := &Authenticator{cfg: c}
 	if c.CacheSize > 0 {
-		a.tokens = lru.New[tokenID, *verified](c.CacheSize)
+		a.tokens = lru.New[tokenID, remembered](c.CacheSize)
 	}
-	for _, i := range c.Issuers {
-		is, err := newIssuer(c, i)
+	var issuers []token.Config
+	for _, is := range c.Issuers {
+		source, err := newSource(c, is)
 		if err != nil {
-			return nil, fmt.Errorf("authentication: %w", err)
+			return nil, fmt.Errorf("authentication: issuer %q: %w", is.Name, err)
 		}
-		a.issuers[i.Issuer] = is
+		a.sources = append(a.sources, source)
+		issuers = append(issuers, token.Config{
+			Name: is.Name, Issuer: is.Issuer, Audience: is.Audience, Algorithms: is.Algorithms,
+			SubjectClaim: is.SubjectClaim, GroupsClaim: is.GroupsClaim, GroupPrefix: is.GroupPrefix,
+			MaxLifetime: is.MaxLifetime, Leeway: c.Leeway, Now: c.Now, Keys: source,
+		})
 	}
+	a.verifier = token.NewVerifier(issuers)
 	if err := a.Reload(ctx); err != nil {
 		return nil, fmt.Errorf("authentication: %w", err)
 	}
 	var wg sync.WaitGroup
-	for _, is := range a.issuers {
-		if is.keys.Remote() {
-			wg.Go(func() { _ = is.keys.Load(ctx) }) // an error is logged
+	for _, s := range a.sources {
+		if s.Remote() {
+			wg.Go(func() { _ = s.Load(ctx) }) // an error is logged there
 		}
 	}
 	wg.Wait()
 	return a, nil
 }
 
+func newSource(c Config, is Issuer) (*jwks.Source, error) {
+	s := jwks.Config{
+		Issuer: is.Name, URL: is.JWKSURL, File: is.JWKSFile, Algorithms: is.Algorithms,
+		Timeout: c.JWKSTimeout, Interval: c.JWKSInterval, MinInterval: c.JWKSMinInterval, Log: c.Log, Now: c.Now,
+	}
+	if is.JWKSURL != "" {
+		client, err := jwks.NewClient(is.CAFile, c.JWKSTimeout)
+		if err != nil {
+			return nil, err
+		}
+		s.Client = client
+	}
+	return jwks.NewSource(s), nil
+}
+
 // Run fetches key sets again and again, and tells of revocation lists that
 // expire, until ctx ends. It then returns nil.
 func (a *Authenticator) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, is := range a.issuers {
-		wg.Go(func() { is.keys.Run(ctx) })
+	defer wg.Wait()
+	for _, s := range a.sources {
+		wg.Go(func() { s.Run(ctx) })
 	}
 	t := time.NewTicker(time.Minute)
 	defer t.Stop()
@@ -79,7 +115,6 @@ func (a *Authenticator) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			wg.Wait()
 			return nil
 		case <-t.C:
 			if lists := a.state.Load().lists; lists != told && a.tellExpired(ctx, lists) {
@@ -87,16 +122,6 @@ func (a *Authenticator) Run(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// tellExpired logs which revocation lists have expired, if any.
-func (a *Authenticator) tellExpired(ctx context.Context, lists *crl.Lists) bool {
-	files := lists.Expired(a.cfg.Now())
-	if len(files) > 0 {
-		a.cfg.Log.ErrorContext(ctx, "certificate revocation lists have expired; publish new ones and reload",
-			"files", files, "certificates_refused", !a.cfg.MTLS.AllowExpiredCRL)
-	}
-	return len(files) > 0
 }
 
 // Reload reads the JWKS files, the revocation lists and the groups again.
@@ -107,9 +132,9 @@ func (a *Authenticator) Reload(ctx context.Context) error {
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	var errs []error
-	for _, is := range a.issuers {
-		if !is.keys.Remote() {
-			errs = append(errs, is.keys.Load(ctx))
+	for _, s := range a.sources {
+		if !s.Remote() {
+			errs = append(errs, s.Load(ctx))
 		}
 	}
 	next := &state{}
@@ -130,22 +155,6 @@ func (a *Authenticator) Reload(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (a *Authenticator) readLists(ctx context.Context) (*crl.Lists, error) {
-	if len(a.cfg.MTLS.CRLFiles) == 0 {
-		return nil, nil
-	}
-	cas, err := readCertificates(a.cfg.MTLS.CAFiles)
-	if err != nil {
-		return nil, err
-	}
-	lists, err := crl.Load(a.cfg.MTLS.CRLFiles, cas, a.cfg.Now())
-	if err != nil {
-		return nil, err
-	}
-	a.tellExpired(ctx, lists)
-	return lists, nil
-}
-
 // Authenticate finds out who calls. With a token and a certificate both must
 // be valid, and the token speaks. The error is a *Failure, which is
 // keys.ErrUnauthenticated and tells the caller the same whatever failed. The
@@ -153,38 +162,39 @@ func (a *Authenticator) readLists(ctx context.Context) (*crl.Lists, error) {
 func (a *Authenticator) Authenticate(ctx context.Context, c Credentials) (Principal, error) {
 	p, err := a.authenticate(ctx, c)
 	if err != nil {
-		if f, ok := errors.AsType[*Failure](err); ok && a.cfg.Log.Enabled(ctx, slog.LevelDebug) {
+		f := failure(err)
+		if a.cfg.Log.Enabled(ctx, slog.LevelDebug) {
 			a.cfg.Log.DebugContext(ctx, "authentication failed", "reason", f.Reason)
 		}
-		return Principal{}, err
+		return Principal{}, f
 	}
 	return p, nil
 }
 
-func (a *Authenticator) authenticate(ctx context.Context, c Credentials) (Principal, error) {
-	if c.Token == "" && len(c.Chain) == 0 {
-		return Principal{}, failed(ReasonNoCredentials)
-	}
+func (a *Authenticator) authenticate(ctx context.Context, c Credentials) (p Principal, err error) {
 	st, now := a.state.Load(), a.cfg.Now()
-	var holder Principal
-	if len(c.Chain) > 0 {
-		var f *Failure
-		if holder, f = a.certificate(st, c.Chain, now); f != nil {
-			return Principal{}, f
-		}
-		if c.Token == "" {
-			return holder, nil
+	withCertificate := len(c.Chain) > 0
+	if withCertificate {
+		if p, err = a.certificate(st, c.Chain, now); err != nil {
+			return p, err
 		}
 	}
-	v, err := a.token(ctx, st, c.Token, now)
+	switch {
+	case c.Token == "" && withCertificate:
+		return p, nil
+	case c.Token == "":
+		return p, reason.NoCredentials
+	}
+	t, err := a.token(ctx, st, c.Token, now)
 	if err != nil {
-		return Principal{}, err
+		return p, err
 	}
-	if f := v.confirm(c.Chain); f != nil {
-		return Principal{}, f
+	if err := confirm(t.token.Bound, c.Chain); err != nil {
+		return p, err
 	}
-	p := v.principal
-	if len(c.Chain) > 0 {
+	holder := p
+	p = t.principal
+	if withCertificate {
 		p.Method = MethodJWTMTLS
 		if holder.ExpiresAt.Before(p.ExpiresAt) {
 			p.ExpiresAt = holder.ExpiresAt
@@ -194,65 +204,45 @@ func (a *Authenticator) authenticate(ctx context.Context, c Credentials) (Princi
 }
 
 // token verifies a token, or remembers that it was.
-func (a *Authenticator) token(ctx context.Context, st *state, token string, now time.Time) (*verified, error) {
-	if len(token) > a.cfg.MaxToken {
-		return nil, failed(ReasonTokenTooLarge)
+func (a *Authenticator) token(ctx context.Context, st *state, text string, now time.Time) (remembered, error) {
+	if len(text) > a.cfg.MaxToken {
+		return remembered{}, reason.TokenTooLarge
 	}
-	if a.tokens == nil {
-		return a.verify(ctx, st, token)
-	}
-	id := tokenID(sha256.Sum256([]byte(token)))
-	if v, ok := a.tokens.Get(id); ok {
-		if v.fresh(st, now) {
-			return v, nil
+	var id tokenID
+	if a.tokens != nil {
+		id = sha256.Sum256([]byte(text))
+		if r, ok := a.tokens.Get(id); ok {
+			if now.Before(r.token.ExpiresAt) && r.state == st && r.token.Current() {
+				return r, nil
+			}
+			a.tokens.Remove(id)
 		}
-		a.tokens.Remove(id)
 	}
-	v, err := a.verify(ctx, st, token)
-	if err == nil {
-		a.tokens.Put(id, v)
+	v, err := a.verifier.Verify(ctx, text)
+	if err != nil {
+		return remembered{}, err
 	}
-	return v, err
+	r := remembered{token: v, state: st, principal: Principal{
+		ID: "jwt:" + v.Issuer + ":" + v.Subject, Method: MethodJWT, ExpiresAt: v.ExpiresAt,
+	}}
+	r.principal.Groups = st.members.of(r.principal.ID, v.Groups)
+	if a.tokens != nil {
+		a.tokens.Put(id, r)
+	}
+	return r, nil
 }
 
 // confirm checks that a token which is bound to a certificate comes over it.
-func (v *verified) confirm(chain []*x509.Certificate) *Failure {
-	if v.bound == nil {
+func confirm(bound *token.Thumbprint, chain []*x509.Certificate) error {
+	if bound == nil {
 		return nil
 	}
 	if len(chain) == 0 {
-		return failed(ReasonConfirmationAbsent)
+		return reason.ConfirmationAbsent
 	}
 	sum := sha256.Sum256(chain[0].Raw)
-	if subtle.ConstantTimeCompare(sum[:], v.bound[:]) != 1 {
-		return failed(ReasonConfirmationOther)
+	if subtle.ConstantTimeCompare(sum[:], bound[:]) != 1 {
+		return reason.ConfirmationOther
 	}
 	return nil
-}
-
-// certificate judges a chain that TLS has verified. Connections live long,
-// so expiry and revocation are looked at again for every request.
-func (a *Authenticator) certificate(st *state, chain []*x509.Certificate, now time.Time) (Principal, *Failure) {
-	leaf := chain[0]
-	if now.After(leaf.NotAfter) {
-		return Principal{}, failed(ReasonCertificateExpired)
-	}
-	if st.lists != nil {
-		if f := a.revocation(st.lists, chain, now); f != nil {
-			return Principal{}, f
-		}
-	}
-	name, err := certname.Of(leaf, a.cfg.MTLS.Names)
-	if err != nil {
-		return Principal{}, failed(ReasonCertificateName)
-	}
-	p := Principal{ID: "mtls:" + name, Method: MethodMTLS, ExpiresAt: leaf.NotAfter}
-	if a.cfg.MTLS.OUGroups {
-		var f *Failure
-		if p.Groups, f = unitGroups(leaf, a.cfg.MTLS.GroupPrefix); f != nil {
-			return Principal{}, f
-		}
-	}
-	p.Groups = st.members.of(p.ID, p.Groups)
-	return p, nil
 }

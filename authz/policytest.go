@@ -98,7 +98,7 @@ func ParseCases(data []byte) ([]Case, error) {
 // request returns the question of a case.
 func (c Case) request() (Request, error) {
 	if (c.Allow == "") == (c.Deny == "") {
-		return Request{}, errors.New("a case has either allow: or deny:, with a principal")
+		return Request{}, errors.New("a case names a principal after either allow: or deny:")
 	}
 	if !slices.Contains(Actions(), c.Action) {
 		return Request{}, fmt.Errorf("unknown action %q", c.Action)

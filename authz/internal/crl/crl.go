@@ -150,13 +150,13 @@ func (l *Lists) Check(cert *x509.Certificate, now time.Time) error {
 		return ErrMissing
 	}
 	fresh, stale := false, false
-	serial := string(cert.SerialNumber.Bytes())
+	serial := cert.SerialNumber.Bytes()
 	for _, c := range l.byIssuer[string(cert.RawIssuer)] {
 		// Two CAs may have one name; the key identifiers tell them apart.
 		if len(cert.AuthorityKeyId) > 0 && len(c.issuer.SubjectKeyId) > 0 && !bytes.Equal(cert.AuthorityKeyId, c.issuer.SubjectKeyId) {
 			continue
 		}
-		if _, ok := c.revoked[serial]; ok {
+		if _, ok := c.revoked[string(serial)]; ok {
 			return ErrRevoked
 		}
 		if c.expired(now) {

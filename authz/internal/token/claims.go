@@ -1,8 +1,7 @@
-package authz
+package token
 
 import (
 	"encoding/base64"
-	"errors"
 	"strings"
 	"time"
 
@@ -10,11 +9,16 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/golang-jwt/jwt/v5"
 
+	"keyhole/authz/internal/reason"
 	"keyhole/authz/internal/text"
 )
 
-// errMalformed is any fault in a token's form.
-var errMalformed = errors.New("malformed token")
+// Bounds of what a token may say, in bytes and groups.
+const (
+	maxSubject = 256
+	maxGroup   = 256
+	maxGroups  = 256
+)
 
 // header is what matters of a token's JOSE header. Members that point to a
 // key elsewhere (jku, x5u, x5c) are never read.
@@ -39,12 +43,12 @@ type claims struct {
 func segment(s string, into any) error {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	if err != nil {
-		return errMalformed
+		return reason.Malformed
 	}
 	// Unlike encoding/json, this refuses members given twice and text that
 	// is not UTF-8, and does not take "ALG" for "alg".
 	if json.Unmarshal(raw, into) != nil {
-		return errMalformed
+		return reason.Malformed
 	}
 	return nil
 }
@@ -52,12 +56,12 @@ func segment(s string, into any) error {
 // peek reads a token without verifying anything.
 func peek(token string) (h header, c claims, err error) {
 	if strings.ContainsAny(token, "\r\n") {
-		return h, c, errMalformed // base64 would skip them
+		return h, c, reason.Malformed // base64 would skip them
 	}
 	first, rest, _ := strings.Cut(token, ".")
 	second, third, ok := strings.Cut(rest, ".")
 	if !ok || strings.Contains(third, ".") {
-		return h, c, errMalformed
+		return h, c, reason.Malformed
 	}
 	if err := segment(first, &h); err != nil {
 		return h, c, err
@@ -69,7 +73,7 @@ func peek(token string) (h header, c claims, err error) {
 func (c *claims) UnmarshalJSON(b []byte) error {
 	*c = claims{}
 	if err := json.Unmarshal(b, &c.all); err != nil || c.all == nil {
-		return errMalformed
+		return reason.Malformed
 	}
 	var err error
 	if c.exp, err = c.date("exp"); err != nil {
@@ -82,11 +86,11 @@ func (c *claims) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if raw, ok := c.all["iss"]; ok && json.Unmarshal(raw, &c.issuer) != nil {
-		return errMalformed
+		return reason.Malformed
 	}
 	if raw, ok := c.all["aud"]; ok {
 		if c.audience, ok = stringOrStrings(raw); !ok {
-			return errMalformed
+			return reason.Malformed
 		}
 	}
 	return nil
@@ -101,7 +105,7 @@ func (c *claims) date(name string) (*jwt.NumericDate, error) {
 	}
 	var f float64
 	if raw.Kind() != '0' || json.Unmarshal(raw, &f) != nil || !(f >= 0 && f <= 253402300799) {
-		return nil, errMalformed
+		return nil, reason.Malformed
 	}
 	return &jwt.NumericDate{Time: time.UnixMilli(int64(f * 1000))}, nil
 }
@@ -138,35 +142,35 @@ func (c *claims) GetIssuer() (string, error)                   { return c.issuer
 func (c *claims) GetSubject() (string, error)                  { return "", nil } // the configured claim is checked later
 
 // subject returns the claim that names the caller.
-func (c *claims) subject(claim string) (string, *Failure) {
+func (c *claims) subject(claim string) (string, error) {
 	var s string
 	raw, ok := c.all[claim]
 	if !ok || raw.Kind() != '"' || json.Unmarshal(raw, &s) != nil || !text.Printable(s, maxSubject) {
-		return "", failed(ReasonSubject)
+		return "", reason.Subject
 	}
 	return s, nil
 }
 
 // groups returns the caller's groups: an array of strings, or one string
 // with spaces between them. null and absence mean none.
-func (c *claims) groups(claim, prefix string) ([]string, *Failure) {
+func (c *claims) groups(claim, prefix string) ([]string, error) {
 	raw, ok := c.all[claim]
 	if !ok || raw.Kind() == 'n' {
 		return nil, nil
 	}
 	list, ok := stringOrStrings(raw)
 	if !ok {
-		return nil, failed(ReasonGroups)
+		return nil, reason.Groups
 	}
 	if raw.Kind() == '"' {
 		list = strings.Fields(list[0])
 	}
 	if len(list) > maxGroups {
-		return nil, failed(ReasonGroups)
+		return nil, reason.Groups
 	}
 	for i, g := range list {
 		if !text.Printable(g, maxGroup) {
-			return nil, failed(ReasonGroups)
+			return nil, reason.Groups
 		}
 		list[i] = prefix + g
 	}
@@ -177,7 +181,7 @@ func (c *claims) groups(claim, prefix string) ([]string, *Failure) {
 // token is bound to (RFC 8705); nil means that it is bound to nothing. A
 // binding of any other kind is refused: taking the token without checking
 // it would make a bearer token of it.
-func (c *claims) confirmation() (*thumbprint, *Failure) {
+func (c *claims) confirmation() (*Thumbprint, error) {
 	raw, ok := c.all["cnf"]
 	if !ok {
 		return nil, nil
@@ -186,12 +190,12 @@ func (c *claims) confirmation() (*thumbprint, *Failure) {
 	var s string
 	if json.Unmarshal(raw, &cnf) != nil || len(cnf) != 1 || cnf["x5t#S256"].Kind() != '"' ||
 		json.Unmarshal(cnf["x5t#S256"], &s) != nil {
-		return nil, failed(ReasonConfirmation)
+		return nil, reason.Confirmation
 	}
 	sum, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(sum) != len(thumbprint{}) {
-		return nil, failed(ReasonConfirmation)
+	if err != nil || len(sum) != len(Thumbprint{}) {
+		return nil, reason.Confirmation
 	}
-	t := thumbprint(sum)
+	t := Thumbprint(sum)
 	return &t, nil
 }
