@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/cmd/keyhole/internal/cli"
 	"keyhole/cmd/keyhole/internal/term"
 )
@@ -28,8 +29,8 @@ func run() int {
 	defer stop2()
 	context.AfterFunc(ctx, stop2)
 
-	code := cli.Run(ctx, cli.Env{Streams: term.Std(), Getenv: os.Getenv, Version: version}, os.Args[1:])
-	if code == cli.ExitInterrupted && terminated.Err() != nil {
+	code := cli.Run(ctx, app.Env{Streams: term.Std(), Getenv: os.Getenv, Version: version}, os.Args[1:])
+	if code == app.ExitInterrupted && terminated.Err() != nil {
 		return 128 + int(syscall.SIGTERM)
 	}
 	return code

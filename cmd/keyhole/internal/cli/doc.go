@@ -1,5 +1,3 @@
-// Package cli is the command tree of keyhole: one file per group of
-// commands, each command a few lines over package client. root.go holds what
-// all commands share, exit.go what the exit code says, hint.go what to do
-// about an error.
+// Package cli is the command tree of keyhole. The commands are in packages
+// data, admin and policy, what they share in package app.
 package cli

@@ -1,4 +1,4 @@
-package cli
+package admin
 
 import (
 	"context"
@@ -9,21 +9,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/cmd/keyhole/internal/term"
 	"keyhole/gateway/api"
 )
 
-func (a *app) keyCmd() *cobra.Command {
-	return group(&cobra.Command{
+func keyCmd(a *app.App) *cobra.Command {
+	return app.Group(&cobra.Command{
 		Use:     "key",
 		Aliases: []string{"keys"},
 		Short:   "List, show, create and change keys",
 		Long:    "Lists, shows, creates and changes keys.",
 		Example: `  keyhole key create payments --algorithm ES256`,
-	}, a.keyListCmd(), a.keyShowCmd(), a.keyPublicCmd(), a.keyCreateCmd(), a.keyUpdateCmd())
+	}, keyListCmd(a), keyShowCmd(a), keyPublicCmd(a), keyCreateCmd(a), keyUpdateCmd(a))
 }
 
-func (a *app) keyListCmd() *cobra.Command {
+func keyListCmd(a *app.App) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
@@ -31,9 +32,9 @@ func (a *app) keyListCmd() *cobra.Command {
 		Long:    "Lists the keys that you may see, in order of their names.",
 		Example: `  keyhole key list
   keyhole key list -o json | jq -r '.keys[].name'`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.KeyList, error) {
+			list, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.KeyList, error) {
 				all := api.KeyList{Keys: []api.Key{}}
 				for k, err := range c.Keys(ctx) {
 					if err != nil {
@@ -46,10 +47,10 @@ func (a *app) keyListCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(list, func(w io.Writer) error {
+			return a.Print(list, func(w io.Writer) error {
 				rows := [][]string{{"NAME", "PURPOSE", "ALGORITHM", "ACTIVE", "VERSIONS", "TOKEN", "TAGS"}}
 				for _, k := range list.Keys {
-					rows = append(rows, []string{k.Name, k.Purpose, k.Algorithm, activeText(k), fmt.Sprint(len(k.Versions)), k.Token, tagsText(k.Tags)})
+					rows = append(rows, []string{k.Name, k.Purpose, k.Algorithm, activeText(k), fmt.Sprint(len(k.Versions)), k.Token, app.TagsText(k.Tags)})
 				}
 				return term.Table(w, rows...)
 			})
@@ -58,25 +59,25 @@ func (a *app) keyListCmd() *cobra.Command {
 	}
 }
 
-func (a *app) keyShowCmd() *cobra.Command {
+func keyShowCmd(a *app.App) *cobra.Command {
 	return &cobra.Command{
 		Use:     "show KEY",
 		Short:   "Show a key and its versions",
 		Long:    "Shows a key and its versions, newest first. -o json also holds the public keys.",
 		Example: `  keyhole key show payments`,
-		Args:    operands,
+		Args:    app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			k, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) { return c.Key(ctx, args[0]) })
+			k, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) { return c.Key(ctx, args[0]) })
 			if err != nil {
 				return err
 			}
-			return a.print(k, keyText(k))
+			return a.Print(k, keyText(k))
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 }
 
-func (a *app) keyPublicCmd() *cobra.Command {
+func keyPublicCmd(a *app.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "public KEY[.vN]",
 		Short: "Print the public key of a version, as PEM",
@@ -84,13 +85,13 @@ func (a *app) keyPublicCmd() *cobra.Command {
 as PEM, for openssl and others. -o json prints the description of the version.`,
 		Example: `  keyhole key public payments.v3 > payments.v3.pem
   openssl dgst -sha256 -verify payments.v3.pem -signature invoice.sig invoice.txt`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := keyOrVersion(args[0])
+			id, err := app.KeyOrVersion(args[0])
 			if err != nil {
 				return err
 			}
-			k, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) { return c.Key(ctx, id.Key) })
+			k, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) { return c.Key(ctx, id.Key) })
 			if err != nil {
 				return err
 			}
@@ -98,12 +99,12 @@ as PEM, for openssl and others. -o json prints the description of the version.`,
 			if err != nil {
 				return err
 			}
-			return a.print(v, func(w io.Writer) error {
+			return a.Print(v, func(w io.Writer) error {
 				_, err := io.WriteString(w, v.PublicKey)
 				return err
 			})
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 }
 
@@ -124,9 +125,9 @@ func keyText(k api.Key) func(io.Writer) error {
 			[]string{"active", activeText(k)},
 			[]string{"rotation", periodText(k.Policy.Period)},
 			[]string{"token", k.Token},
-			[]string{"tags", tagsText(k.Tags)},
-			[]string{"description", or(k.Description)},
-			[]string{"created", stamp(k.CreatedAt.Time)},
+			[]string{"tags", app.TagsText(k.Tags)},
+			[]string{"description", app.Or(k.Description)},
+			[]string{"created", app.Stamp(k.CreatedAt.Time)},
 			[]string{"epoch", fmt.Sprint(k.Epoch)},
 		)
 		if err != nil {
@@ -138,7 +139,7 @@ func keyText(k api.Key) func(io.Writer) error {
 		rows := [][]string{{"VERSION", "STATE", "ALGORITHM", "CREATED", "ACTIVATED", "ENDED", "NOTE"}}
 		for _, v := range k.Versions {
 			rows = append(rows, []string{
-				v.KeyID, v.State, v.Algorithm, stamp(v.CreatedAt.Time), stamp(v.ActivateAt.Time), endText(v), noteText(v),
+				v.KeyID, v.State, v.Algorithm, app.Stamp(v.CreatedAt.Time), app.Stamp(v.ActivateAt.Time), endText(v), noteText(v),
 			})
 		}
 		return term.Table(w, rows...)
@@ -153,7 +154,7 @@ func endText(v api.Version) string {
 			end = t
 		}
 	}
-	return stamp(end.Time)
+	return app.Stamp(end.Time)
 }
 
 // noteText is what else people should know of a version.
@@ -163,10 +164,10 @@ func noteText(v api.Version) string {
 		notes = append(notes, v.RevokeReason)
 	}
 	if !v.DestroyAt.IsZero() && v.DestroyedAt.IsZero() {
-		notes = append(notes, "will be destroyed at "+stamp(v.DestroyAt.Time))
+		notes = append(notes, "will be destroyed at "+app.Stamp(v.DestroyAt.Time))
 	}
 	if v.DestroyedAt.IsZero() && (!v.HSM.NeverExtractable || !v.HSM.AlwaysSensitive) {
 		notes = append(notes, "NOT proven non-extractable")
 	}
-	return or(strings.Join(notes, "; "))
+	return app.Or(strings.Join(notes, "; "))
 }

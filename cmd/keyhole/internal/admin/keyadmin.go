@@ -1,19 +1,21 @@
-package cli
+package admin
 
 import (
 	"context"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 )
 
-func (a *app) keyCreateCmd() *cobra.Command {
+func keyCreateCmd(a *app.App) *cobra.Command {
 	var req api.CreateKeyRequest
 	var tags []string
 	var period string
@@ -24,36 +26,35 @@ func (a *app) keyCreateCmd() *cobra.Command {
 active at once. Name and purpose are for good; a name is never used twice.`,
 		Example: `  keyhole key create payments --algorithm ES256 --tag team=billing --period 90d
   keyhole key create mail --algorithm RSA-OAEP-256 --bits 3072`,
-		Args:        operands,
-		Annotations: map[string]string{slow: "yes"},
+		Args:        app.Operands,
+		Annotations: map[string]string{app.Slow: "generating a key in the HSM"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Name = args[0]
 			var err error
 			if len(tags) > 0 {
-				if req.Tags, err = parseTags(tags); err != nil {
+				if req.Tags, err = app.ParseTags(tags); err != nil {
 					return err
 				}
 			}
 			if req.Policy, err = policyOf(cmd.Flags(), period); err != nil {
 				return err
 			}
-			defer a.Streams.Waiting("generating " + req.Name)()
-			k, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) { return c.CreateKey(ctx, req) })
+			k, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) { return c.CreateKey(ctx, req) })
 			if err != nil {
 				return err
 			}
-			return a.print(k, keyText(k))
+			return a.Print(k, keyText(k))
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringVar(&req.Algorithm, "algorithm", "", "`NAME` of the algorithm: "+algorithmNames())
+	f.StringVar(&req.Algorithm, "algorithm", "", "`NAME` of the algorithm: "+strings.Join(algorithms(), ", "))
 	f.IntVar(&req.Bits, "bits", 0, "`SIZE` of RSA keys: 2048, 3072 (default) or 4096")
 	f.StringVar(&req.Token, "token", "", "`NAME` of the HSM token to make it on (default: the gateway's first)")
 	keyFlags(cmd, &req.Description, &tags, &period)
-	complete(cmd, "algorithm", algorithms()...)
-	complete(cmd, "bits", "2048", "3072", "4096")
-	complete(cmd, "token")
+	app.Complete(cmd, "algorithm", algorithms()...)
+	app.Complete(cmd, "bits", "2048", "3072", "4096")
+	app.Complete(cmd, "token")
 	_ = cmd.MarkFlagRequired("algorithm") // it exists, four lines up
 	return cmd
 }
@@ -64,21 +65,21 @@ func keyFlags(cmd *cobra.Command, description *string, tags *[]string, period *s
 	f.StringVar(description, "description", "", "`TEXT` about the key")
 	f.StringArrayVar(tags, "tag", nil, "`NAME=VALUE` that policies can ask for; may be repeated")
 	f.StringVar(period, "period", "", "rotate by itself after this `TIME`, such as 90d or 720h; 0s: never")
-	complete(cmd, "description")
-	complete(cmd, "tag")
-	complete(cmd, "period", "30d", "90d", "365d", "0s")
+	app.Complete(cmd, "description")
+	app.Complete(cmd, "tag")
+	app.Complete(cmd, "period", "30d", "90d", "365d", "0s")
 }
 
 // policyOf returns the policy that the flags ask for; nil if they do not.
 func policyOf(f *pflag.FlagSet, period string) (*api.Policy, error) {
-	if !changed(f, "period") {
+	if !f.Changed("period") {
 		return nil, nil
 	}
 	d, err := parsePeriod(period)
 	return &api.Policy{Period: api.Duration(d)}, err
 }
 
-func (a *app) keyUpdateCmd() *cobra.Command {
+func keyUpdateCmd(a *app.App) *cobra.Command {
 	var description, period string
 	var tags, untag []string
 	var epoch uint64
@@ -91,22 +92,22 @@ With --epoch the change is made only if the key still is at that epoch, which
 key show tells.`,
 		Example: `  keyhole key update payments --period 30d
   keyhole key update payments --tag team=billing --untag legacy`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f := cmd.Flags()
 			req := api.UpdateKeyRequest{Epoch: epoch}
-			if changed(f, "description") {
+			if f.Changed("description") {
 				req.Description = &description
 			}
-			set, err := parseTags(tags)
+			set, err := app.ParseTags(tags)
 			if err != nil {
 				return err
 			}
 			if req.Policy, err = policyOf(f, period); err != nil {
 				return err
 			}
-			k, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) {
-				if changed(f, "tag", "untag") {
+			k, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) {
+				if f.Changed("tag") || f.Changed("untag") {
 					if err := mergeTags(ctx, c, args[0], &req, set, untag); err != nil {
 						return api.Key{}, err
 					}
@@ -116,16 +117,16 @@ key show tells.`,
 			if err != nil {
 				return err
 			}
-			return a.print(k, keyText(k))
+			return a.Print(k, keyText(k))
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 	keyFlags(cmd, &description, &tags, &period)
 	f := cmd.Flags()
 	f.StringArrayVar(&untag, "untag", nil, "`NAME` of a tag to remove; may be repeated")
 	f.Uint64Var(&epoch, "epoch", 0, "change it only if it is at this `EPOCH`")
-	complete(cmd, "untag")
-	complete(cmd, "epoch")
+	app.Complete(cmd, "untag")
+	app.Complete(cmd, "epoch")
 	cmd.MarkFlagsOneRequired("description", "tag", "untag", "period")
 	return cmd
 }
@@ -163,19 +164,7 @@ func algorithms() []string {
 	return names
 }
 
-func algorithmNames() string {
-	names := algorithms()
-	text := ""
-	for i, n := range names {
-		if i > 0 {
-			text += ", "
-		}
-		text += n
-	}
-	return text
-}
-
-func (a *app) rotateCmd() *cobra.Command {
+func rotateCmd(a *app.App) *cobra.Command {
 	var req api.RotateRequest
 	cmd := &cobra.Command{
 		Use:   "rotate KEY",
@@ -185,24 +174,23 @@ signs and encrypts no more, and goes on to verify and decrypt. Agents notice
 nothing: they name the key, not the version.`,
 		Example: `  keyhole rotate payments
   keyhole rotate payments --reason personnel-change --algorithm ES384`,
-		Args:        operands,
-		Annotations: map[string]string{slow: "yes"},
+		Args:        app.Operands,
+		Annotations: map[string]string{app.Slow: "generating a key in the HSM"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			defer a.Streams.Waiting("rotating " + args[0])()
-			r, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.Rotation, error) { return c.Rotate(ctx, args[0], req) })
+			r, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Rotation, error) { return c.Rotate(ctx, args[0], req) })
 			if err != nil {
 				return err
 			}
-			return a.print(r, line("%s.v%d -> %s.v%d: %s (rotation %s)", r.Key, r.From, r.Key, r.To, r.Phase, r.ID))
+			return a.Print(r, app.Line("%s.v%d -> %s.v%d: %s (rotation %s)", r.Key, r.From, r.Key, r.To, r.Phase, r.ID))
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 	f := cmd.Flags()
 	f.StringVar(&req.Reason, "reason", "", fmt.Sprintf("`WORD` for the record: %s (default), scheduled, compromise, personnel-change, deployment, usage-threshold", keys.ReasonManual))
 	f.StringVar(&req.Algorithm, "algorithm", "", "change the key's algorithm to `NAME`, within its purpose")
 	f.IntVar(&req.Bits, "bits", 0, "change the `SIZE` of RSA keys: 2048, 3072 or 4096")
-	complete(cmd, "reason", "manual", "scheduled", "compromise", "personnel-change", "deployment", "usage-threshold")
-	complete(cmd, "algorithm", algorithms()...)
-	complete(cmd, "bits", "2048", "3072", "4096")
+	app.Complete(cmd, "reason", "manual", "scheduled", "compromise", "personnel-change", "deployment", "usage-threshold")
+	app.Complete(cmd, "algorithm", algorithms()...)
+	app.Complete(cmd, "bits", "2048", "3072", "4096")
 	return cmd
 }

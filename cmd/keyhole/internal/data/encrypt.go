@@ -1,4 +1,4 @@
-package cli
+package data
 
 import (
 	"context"
@@ -9,12 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/cmd/keyhole/internal/term"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 )
 
-func (a *app) encryptCmd() *cobra.Command {
+func encryptCmd(a *app.App) *cobra.Command {
 	var bound aad
 	var out string
 	var batch bool
@@ -25,12 +26,12 @@ func (a *app) encryptCmd() *cobra.Command {
 ciphertext is one line of text that names its version, kh1:KEY.vN:...`,
 		Example: `  keyhole encrypt customers card.txt --aad "customer 4711" > card.kh1
   keyhole encrypt customers --batch < items.jsonl > ciphertexts.jsonl`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if batch {
 				return runBatch(a, cmd, args, (*client.Client).EncryptBatch, nil)
 			}
-			if err := a.checkOut(out); err != nil {
+			if err := a.CheckOut(out); err != nil {
 				return err
 			}
 			var req api.EncryptRequest
@@ -38,10 +39,10 @@ ciphertext is one line of text that names its version, kh1:KEY.vN:...`,
 			if req.AAD, err = bound.read(cmd.Context(), &a.Streams); err != nil {
 				return err
 			}
-			if req.Plaintext, err = a.Streams.Read(cmd.Context(), fileArg(args, 1)); err != nil {
+			if req.Plaintext, err = a.Streams.Read(cmd.Context(), app.FileArg(args, 1)); err != nil {
 				return err
 			}
-			res, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.EncryptResponse, error) {
+			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.EncryptResponse, error) {
 				return c.Encrypt(ctx, args[0], req)
 			})
 			if err != nil {
@@ -50,17 +51,17 @@ ciphertext is one line of text that names its version, kh1:KEY.vN:...`,
 			if out != "" {
 				return a.Streams.WriteFile(out, []byte(res.Ciphertext), false)
 			}
-			return a.print(res, line("%s", res.Ciphertext))
+			return a.Print(res, app.Line("%s", res.Ciphertext))
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 	bound.flags(cmd)
-	outFlag(cmd, &out, "the ciphertext")
+	app.OutFlag(cmd, &out, "the ciphertext")
 	batchFlag(cmd, &batch)
 	return cmd
 }
 
-func (a *app) decryptCmd() *cobra.Command {
+func decryptCmd(a *app.App) *cobra.Command {
 	var bound aad
 	var out string
 	var batch bool
@@ -74,12 +75,12 @@ The plaintext is printed as it is, without a line end after it unless standard
 output is a terminal. -O FILE writes it to a file that only you can read.`,
 		Example: `  keyhole decrypt customers card.kh1 --aad "customer 4711"
   keyhole decrypt mail -O letter.pdf < letter.jwe`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if batch {
 				return runBatch(a, cmd, args, (*client.Client).DecryptBatch, nil)
 			}
-			if err := a.checkOut(out); err != nil {
+			if err := a.CheckOut(out); err != nil {
 				return err
 			}
 			var req api.DecryptRequest
@@ -87,7 +88,7 @@ output is a terminal. -O FILE writes it to a file that only you can read.`,
 			if req.AAD, err = bound.read(cmd.Context(), &a.Streams); err != nil {
 				return err
 			}
-			text, err := readText(cmd.Context(), &a.Streams, fileArg(args, 1))
+			text, err := readText(cmd.Context(), &a.Streams, app.FileArg(args, 1))
 			if err != nil {
 				return err
 			}
@@ -96,7 +97,7 @@ output is a terminal. -O FILE writes it to a file that only you can read.`,
 			} else {
 				req.JWE = text
 			}
-			res, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.DecryptResponse, error) {
+			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.DecryptResponse, error) {
 				return c.Decrypt(ctx, args[0], req)
 			})
 			if err != nil {
@@ -105,17 +106,17 @@ output is a terminal. -O FILE writes it to a file that only you can read.`,
 			if out != "" {
 				return a.Streams.WriteFile(out, res.Plaintext, true)
 			}
-			return a.print(res, func(io.Writer) error { return a.Streams.WriteBytes(res.Plaintext) })
+			return a.Print(res, func(io.Writer) error { return a.Streams.WriteBytes(res.Plaintext) })
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 	bound.flags(cmd)
-	outFlag(cmd, &out, "the plaintext")
+	app.OutFlag(cmd, &out, "the plaintext")
 	batchFlag(cmd, &batch)
 	return cmd
 }
 
-func (a *app) rewrapCmd() *cobra.Command {
+func rewrapCmd(a *app.App) *cobra.Command {
 	var bound aad
 	var batch bool
 	cmd := &cobra.Command{
@@ -125,7 +126,7 @@ func (a *app) rewrapCmd() *cobra.Command {
 (standard input if left out). The plaintext never leaves the gateway.`,
 		Example: `  keyhole rewrap customers card.kh1 --aad "customer 4711" > card.new
   keyhole rewrap customers --batch < old.jsonl > new.jsonl`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if batch {
 				return runBatch(a, cmd, args, (*client.Client).RewrapBatch, nil)
@@ -135,25 +136,25 @@ func (a *app) rewrapCmd() *cobra.Command {
 			if req.AAD, err = bound.read(cmd.Context(), &a.Streams); err != nil {
 				return err
 			}
-			if req.Ciphertext, err = readText(cmd.Context(), &a.Streams, fileArg(args, 1)); err != nil {
+			if req.Ciphertext, err = readText(cmd.Context(), &a.Streams, app.FileArg(args, 1)); err != nil {
 				return err
 			}
-			res, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.RewrapResponse, error) {
+			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.RewrapResponse, error) {
 				return c.Rewrap(ctx, args[0], req)
 			})
 			if err != nil {
 				return err
 			}
-			return a.print(res, line("%s", res.Ciphertext))
+			return a.Print(res, app.Line("%s", res.Ciphertext))
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 	bound.flags(cmd)
 	batchFlag(cmd, &batch)
 	return cmd
 }
 
-func (a *app) datakeyCmd() *cobra.Command {
+func datakeyCmd(a *app.App) *cobra.Command {
 	var bound aad
 	var bits int
 	var sealedOnly bool
@@ -169,9 +170,9 @@ With -O the key in the clear goes to a file that only you can read, and only
 the sealed one is printed.`,
 		Example: `  keyhole datakey backups -O backup.key > backup.key.kh1
   keyhole datakey backups --sealed-only > next.key.kh1`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.checkOut(out); err != nil {
+			if err := a.CheckOut(out); err != nil {
 				return err
 			}
 			req := api.DataKeyRequest{Bits: bits}
@@ -182,7 +183,7 @@ the sealed one is printed.`,
 			if req.AAD, err = bound.read(cmd.Context(), &a.Streams); err != nil {
 				return err
 			}
-			res, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.DataKeyResponse, error) {
+			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.DataKeyResponse, error) {
 				return c.DataKey(ctx, args[0], req)
 			})
 			if err != nil {
@@ -194,19 +195,19 @@ the sealed one is printed.`,
 				}
 			}
 			if out != "" || sealedOnly {
-				return a.print(res, line("%s", res.Ciphertext))
+				return a.Print(res, app.Line("%s", res.Ciphertext))
 			}
-			return a.print(res, func(w io.Writer) error {
+			return a.Print(res, func(w io.Writer) error {
 				return term.Table(w, []string{"plaintext", base64.StdEncoding.EncodeToString(res.Plaintext)}, []string{"ciphertext", res.Ciphertext})
 			})
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 	bound.flags(cmd)
 	cmd.Flags().IntVar(&bits, "bits", 0, "`SIZE` of the data key: 128 or 256 (default)")
-	complete(cmd, "bits", "128", "256")
+	app.Complete(cmd, "bits", "128", "256")
 	cmd.Flags().BoolVar(&sealedOnly, "sealed-only", false, "make the key without showing it, for somebody else to open")
-	outFlag(cmd, &out, "the key in the clear")
+	app.OutFlag(cmd, &out, "the key in the clear")
 	cmd.MarkFlagsMutuallyExclusive("sealed-only", "out")
 	return cmd
 }

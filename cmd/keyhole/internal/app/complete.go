@@ -1,4 +1,4 @@
-package cli
+package app
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 // completionTimeout bounds what the shell waits for names.
 const completionTimeout = 2 * time.Second
 
-// completeKeys offers the names of keys to the shell, and behind them files.
-func (a *app) completeKeys(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+// CompleteKeys offers the names of keys to the shell, and behind them files.
+func (a *App) CompleteKeys(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveDefault
 	}
@@ -27,8 +27,8 @@ func (a *app) completeKeys(cmd *cobra.Command, args []string, prefix string) ([]
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeVersions offers the ids of versions.
-func (a *app) completeVersions(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+// CompleteVersions offers the ids of versions.
+func (a *App) CompleteVersions(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	var ids []string
 	if len(args) == 0 {
 		a.eachKey(cmd, func(k api.Key) {
@@ -44,8 +44,8 @@ func (a *app) completeVersions(cmd *cobra.Command, args []string, prefix string)
 
 // eachKey visits the keys that the caller may see, as far as they come in
 // time. The shell has no use for an error.
-func (a *app) eachKey(cmd *cobra.Command, visit func(api.Key)) {
-	c, err := a.connect(cmd)
+func (a *App) eachKey(cmd *cobra.Command, visit func(api.Key)) {
+	c, err := a.Connect(cmd)
 	if err != nil {
 		return
 	}

@@ -1,4 +1,4 @@
-package cli
+package admin
 
 import (
 	"context"
@@ -8,11 +8,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/cmd/keyhole/internal/term"
 	"keyhole/gateway/api"
 )
 
-func (a *app) jwksCmd() *cobra.Command {
+func jwksCmd(a *app.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "jwks [KEY]",
 		Short: "Print the published public keys as a JWK Set",
@@ -20,40 +21,40 @@ func (a *app) jwksCmd() *cobra.Command {
 (RFC 7517): versions about to be active, active, and deactivated. It is JSON in
 either output format.`,
 		Example: `  keyhole jwks payments > jwks.json`,
-		Args:    operands,
+		Args:    app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key := ""
 			if len(args) > 0 {
 				key = args[0]
 			}
-			set, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.JWKS, error) { return c.JWKS(ctx, key) })
+			set, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.JWKS, error) { return c.JWKS(ctx, key) })
 			if err != nil {
 				return err
 			}
-			return printJSON(a.Streams.Out, set)
+			return app.PrintJSON(a.Streams.Out, set)
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 }
 
-func (a *app) whoamiCmd() *cobra.Command {
+func whoamiCmd(a *app.App) *cobra.Command {
 	return &cobra.Command{
 		Use:     "whoami",
 		Short:   "Show who you are to the gateway",
 		Long:    "Shows who you are to the gateway, by which credentials, and until when.",
 		Example: `  keyhole whoami`,
-		Args:    operands,
+		Args:    app.Operands,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			who, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.WhoAmI, error) { return c.WhoAmI(ctx) })
+			who, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.WhoAmI, error) { return c.WhoAmI(ctx) })
 			if err != nil {
 				return err
 			}
-			return a.print(who, func(w io.Writer) error {
+			return a.Print(who, func(w io.Writer) error {
 				return term.Table(w,
 					[]string{"principal", who.Principal},
-					[]string{"groups", or(strings.Join(who.Groups, " "))},
+					[]string{"groups", app.Or(strings.Join(who.Groups, " "))},
 					[]string{"method", who.Method},
-					[]string{"expires", stamp(who.ExpiresAt.Time)},
+					[]string{"expires", app.Stamp(who.ExpiresAt.Time)},
 				)
 			})
 		},

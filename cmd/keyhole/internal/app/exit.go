@@ -1,9 +1,11 @@
-package cli
+package app
 
 import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/spf13/cobra"
 
 	"keyhole/client"
 	"keyhole/cmd/keyhole/internal/term"
@@ -24,7 +26,8 @@ const (
 	ExitInterrupted = 130
 )
 
-const exitHelp = `  0    done
+// ExitHelp describes the exit codes.
+const ExitHelp = `  0    done
   1    any other error
   2    wrong usage or input: unknown command or flag, bad argument, a request that makes no sense
   3    not authentic: verify answered "not valid", or a ciphertext does not open
@@ -36,10 +39,10 @@ const exitHelp = `  0    done
   130  interrupted (Ctrl-C); 143 terminated
 `
 
-// silent is an end whose reason was already printed as the answer.
-type silent struct{ code int }
+// Silent is an end whose reason was already printed as the answer.
+type Silent struct{ Code int }
 
-func (s silent) Error() string { return fmt.Sprintf("exit code %d", s.code) }
+func (s Silent) Error() string { return fmt.Sprintf("exit code %d", s.Code) }
 
 // exitTable maps errors to codes: the first row with an error that it is
 // decides.
@@ -62,15 +65,15 @@ var exitTable = []struct {
 
 // exitCode returns the code that an error ends the program with.
 func exitCode(err error) int {
-	var said silent
+	var said Silent
 	var usage *usageError
-	var items *itemsError
+	var items *ItemsError
 	var conn *client.ConnError
 	switch {
 	case err == nil:
 		return ExitOK
 	case errors.As(err, &said):
-		return said.code
+		return said.Code
 	case errors.As(err, &items):
 		return ExitItems
 	case errors.As(err, &usage):
@@ -91,17 +94,20 @@ func exitCode(err error) int {
 	return ExitError
 }
 
-// report writes the one line about an error and returns the exit code.
-func (a *app) report(ctx context.Context, err error) int {
+// Report writes the one line about a command's error and returns the exit
+// code. What came before the command's own code began was about its usage.
+func (a *App) Report(ctx context.Context, cmd *cobra.Command, err error) int {
+	if err != nil && !a.running {
+		err = &usageError{text: err.Error(), cmd: cmd}
+	}
 	code := exitCode(err)
-	var said silent
+	var said Silent
 	switch {
-	case errors.As(err, &said):
+	case err == nil || errors.As(err, &said):
 		return code
 	case ctx.Err() != nil:
-		code = ExitInterrupted
 		fmt.Fprintln(a.Streams.Err, "keyhole: interrupted")
-		return code
+		return ExitInterrupted
 	}
 	line := errorText(err)
 	if hint := a.hint(ctx, err); hint != "" {
@@ -114,7 +120,7 @@ func (a *app) report(ctx context.Context, err error) int {
 // errorText is what people need of an error: the gateway's words rather than
 // the way to them.
 func errorText(err error) string {
-	var batch *stopped
+	var batch *Stopped
 	var usage *usageError
 	var refused *client.Error
 	var conn *client.ConnError

@@ -1,4 +1,4 @@
-package cli
+package app
 
 import (
 	"errors"
@@ -23,11 +23,12 @@ func (e *usageError) Error() string {
 	return fmt.Sprintf("%s; see %s --help", e.text, e.cmd.CommandPath())
 }
 
-func usagef(format string, args ...any) error { return &usageError{text: fmt.Sprintf(format, args...)} }
+// Usagef says what is wrong with the command line or the input.
+func Usagef(format string, args ...any) error { return &usageError{text: fmt.Sprintf(format, args...)} }
 
-// group makes a command that holds others: by itself it shows its help, and
+// Group makes a command that holds others: by itself it shows its help, and
 // it knows better when a subcommand is misspelt.
-func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
+func Group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return nil
@@ -44,9 +45,9 @@ func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// operands accepts as many operands as the names in cmd.Use, of which those
+// Operands accepts as many operands as the names in cmd.Use, of which those
 // in brackets may be left out.
-func operands(cmd *cobra.Command, args []string) error {
+func Operands(cmd *cobra.Command, args []string) error {
 	var need, most int
 	var missing string
 	line := strings.TrimSuffix(cmd.UseLine(), " [flags]")
@@ -106,9 +107,9 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// complete offers the words to the shell as values of a flag.
-func complete(cmd *cobra.Command, flag string, words ...string) {
-	// It fails for a flag that does not exist or twice for one: the tests
+// Complete offers the words to the shell as values of a flag.
+func Complete(cmd *cobra.Command, flag string, words ...string) {
+	// It fails for a flag that does not exist, or twice for one: the tests
 	// look at each flag's completion.
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(slices.Clone(words), cobra.ShellCompDirectiveNoFileComp))
 }

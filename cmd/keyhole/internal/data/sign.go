@@ -1,4 +1,4 @@
-package cli
+package data
 
 import (
 	"context"
@@ -7,10 +7,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/gateway/api"
 )
 
-func (a *app) signCmd() *cobra.Command {
+func signCmd(a *app.App) *cobra.Command {
 	var msg message
 	var format, out string
 	var batch bool
@@ -26,12 +27,12 @@ carry it themselves.`,
   keyhole sign payments invoice.txt --format der -O invoice.sig
   keyhole sign payments --hash sha-256 disk.img
   keyhole sign payments --batch < items.jsonl > signatures.jsonl`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if batch {
 				return runBatch(a, cmd, args, (*client.Client).SignBatch, nil)
 			}
-			if err := a.checkOut(out); err != nil {
+			if err := a.CheckOut(out); err != nil {
 				return err
 			}
 			req := api.SignRequest{Format: format, Hash: msg.hash}
@@ -39,7 +40,7 @@ carry it themselves.`,
 			if req.Payload, req.Digest, err = msg.read(cmd.Context(), &a.Streams, args, 1); err != nil {
 				return err
 			}
-			res, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.SignResponse, error) {
+			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.SignResponse, error) {
 				return c.Sign(ctx, args[0], req)
 			})
 			if err != nil {
@@ -52,24 +53,24 @@ carry it themselves.`,
 			if out != "" {
 				err = a.Streams.WriteFile(out, raw, false)
 			} else {
-				err = a.print(res, line("%s", text))
+				err = a.Print(res, app.Line("%s", text))
 			}
-			if err == nil && a.flags.output == outputText {
+			if err == nil && a.Text() {
 				a.Streams.Notef("signed by %s (%s)", res.KeyID, res.Algorithm)
 			}
 			return err
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 	msg.flags(cmd)
 	cmd.Flags().StringVar(&format, "format", "", "`NAME` of the signature's form: raw (default; ECDSA as r||s), der, jws, jws-detached")
-	complete(cmd, "format", api.FormatRaw, api.FormatDER, api.FormatJWS, api.FormatJWSDetached)
-	outFlag(cmd, &out, "the signature")
+	app.Complete(cmd, "format", api.FormatRaw, api.FormatDER, api.FormatJWS, api.FormatJWSDetached)
+	app.OutFlag(cmd, &out, "the signature")
 	batchFlag(cmd, &batch)
 	return cmd
 }
 
-func (a *app) verifyCmd() *cobra.Command {
+func verifyCmd(a *app.App) *cobra.Command {
 	var msg message
 	var format, signature, signatureFile, jws, jwsFile string
 	var batch bool
@@ -84,17 +85,17 @@ suspended or destroyed is not valid; the answer says why.`,
 		Example: `  keyhole verify payments invoice.txt --jws-file invoice.jws
   keyhole verify payments.v3 invoice.txt --signature-file invoice.sig --format der
   keyhole verify payments.v3 --hash sha-256 disk.img --signature "$SIG"`,
-		Args: operands,
+		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if batch {
 				return runBatch(a, cmd, args, (*client.Client).VerifyBatch, func(r *api.VerifyResponse) bool { return !r.Valid })
 			}
-			id, err := keyOrVersion(args[0])
+			id, err := app.KeyOrVersion(args[0])
 			if err != nil {
 				return err
 			}
 			req := api.VerifyRequest{Version: id.Number, Format: format, Hash: msg.hash, JWS: jws}
-			if req.Signature, err = a.signatureOf(cmd, signature, signatureFile); err != nil {
+			if req.Signature, err = signatureOf(a, cmd, signature, signatureFile); err != nil {
 				return err
 			}
 			if jwsFile != "" {
@@ -104,28 +105,28 @@ suspended or destroyed is not valid; the answer says why.`,
 			}
 			switch {
 			case req.JWS == "" && id.Number == 0:
-				return usagef("which version signed? Write it as %s.vN: sign -o json tells it", args[0])
+				return app.Usagef("which version signed? Write it as %s.vN: sign -o json tells it", args[0])
 			case req.JWS == "" || len(args) > 1 || msg.digest != "":
 				req.Payload, req.Digest, err = msg.read(cmd.Context(), &a.Streams, args, 1)
 			}
 			if err != nil {
 				return err
 			}
-			res, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.VerifyResponse, error) {
+			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.VerifyResponse, error) {
 				return c.Verify(ctx, id.Key, req)
 			})
 			if err != nil {
 				return err
 			}
 			if res.Valid {
-				return a.print(res, line("valid: by %s (%s, %s)", res.KeyID, res.Algorithm, res.State))
+				return a.Print(res, app.Line("valid: by %s (%s, %s)", res.KeyID, res.Algorithm, res.State))
 			}
-			if err := a.print(res, line("NOT valid: %s (of %s, %s)", res.Reason, res.KeyID, res.State)); err != nil {
+			if err := a.Print(res, app.Line("NOT valid: %s (of %s, %s)", res.Reason, res.KeyID, res.State)); err != nil {
 				return err
 			}
-			return silent{ExitInvalid}
+			return app.Silent{Code: app.ExitInvalid}
 		},
-		ValidArgsFunction: a.completeKeys,
+		ValidArgsFunction: a.CompleteKeys,
 	}
 	msg.flags(cmd)
 	f := cmd.Flags()
@@ -134,7 +135,7 @@ suspended or destroyed is not valid; the answer says why.`,
 	f.StringVar(&format, "format", "", "`NAME` of the signature's form: raw (default; ECDSA as r||s) or der")
 	f.StringVar(&jws, "jws", "", "the compact `JWS`, in place of a signature")
 	f.StringVar(&jwsFile, "jws-file", "", "`FILE` of the compact JWS")
-	complete(cmd, "format", api.FormatRaw, api.FormatDER)
+	app.Complete(cmd, "format", api.FormatRaw, api.FormatDER)
 	batchFlag(cmd, &batch)
 	cmd.MarkFlagsMutuallyExclusive("signature", "signature-file", "jws", "jws-file")
 	cmd.MarkFlagsOneRequired("signature", "signature-file", "jws", "jws-file", "batch")
@@ -142,7 +143,7 @@ suspended or destroyed is not valid; the answer says why.`,
 }
 
 // signatureOf reads the signature from a flag or file; nil if neither is set.
-func (a *app) signatureOf(cmd *cobra.Command, text, file string) ([]byte, error) {
+func signatureOf(a *app.App, cmd *cobra.Command, text, file string) ([]byte, error) {
 	switch {
 	case file != "":
 		return a.Streams.Read(cmd.Context(), file)

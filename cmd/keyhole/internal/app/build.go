@@ -1,4 +1,4 @@
-package cli
+package app
 
 import (
 	"fmt"
@@ -27,6 +27,7 @@ func versionOf(linked string) string {
 	return "devel"
 }
 
-func versionText(linked string) string {
-	return fmt.Sprintf("keyhole %s (%s, %s/%s)", versionOf(linked), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+// Build describes the program.
+func (a *App) Build() string {
+	return fmt.Sprintf("keyhole %s (%s, %s/%s)", versionOf(a.Version), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

@@ -1,4 +1,4 @@
-package cli
+package data
 
 import (
 	"bufio"
@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/cmd/keyhole/internal/term"
 	"keyhole/gateway/api"
 )
@@ -32,25 +33,25 @@ const (
 // runBatch sends the lines of FILE in batches and writes one line of answer
 // for each, in order. An input of any length takes little memory. spoilt says
 // which results are bad news (nil: none is).
-func runBatch[In, Out any](a *app, cmd *cobra.Command, args []string,
+func runBatch[In, Out any](a *app.App, cmd *cobra.Command, args []string,
 	send func(c *client.Client, ctx context.Context, key string, items []In) ([]api.BatchItem[Out], error), spoilt func(*Out) bool,
 ) error {
 	if err := aloneFlag(cmd, "batch"); err != nil {
 		return err
 	}
-	c, err := a.connect(cmd)
+	c, err := a.Connect(cmd)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	ctx := cmd.Context()
-	in, err := a.Streams.Open(ctx, fileArg(args, 1))
+	in, err := a.Streams.Open(ctx, app.FileArg(args, 1))
 	if err != nil {
 		return err
 	}
 	defer in.Close()
 
-	lines := lineReader{path: fileArg(args, 1), r: bufio.NewReaderSize(in, 64<<10)}
+	lines := lineReader{path: app.FileArg(args, 1), r: bufio.NewReaderSize(in, 64<<10)}
 	out := bufio.NewWriter(a.Streams.Out)
 	enc := json.NewEncoder(out)
 	enc.SetEscapeHTML(false)
@@ -60,7 +61,7 @@ func runBatch[In, Out any](a *app, cmd *cobra.Command, args []string,
 		if len(items) > 0 {
 			results, err := send(c, ctx, args[0], items)
 			if err != nil {
-				return &stopped{done, err}
+				return &app.Stopped{Done: done, Err: err}
 			}
 			for _, r := range results {
 				switch {
@@ -84,7 +85,7 @@ func runBatch[In, Out any](a *app, cmd *cobra.Command, args []string,
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case rerr != nil:
-			return &stopped{done, rerr}
+			return &app.Stopped{Done: done, Err: rerr}
 		}
 	}
 }
@@ -93,29 +94,12 @@ func runBatch[In, Out any](a *app, cmd *cobra.Command, args []string,
 func batchEnd(done, failed, bad int) error {
 	switch {
 	case failed > 0:
-		return &itemsError{failed: failed, done: done}
+		return &app.ItemsError{Failed: failed, Done: done}
 	case bad > 0:
-		return silent{ExitInvalid}
+		return app.Silent{Code: app.ExitInvalid}
 	}
 	return nil
 }
-
-// itemsError says that items of a batch failed.
-type itemsError struct{ failed, done int }
-
-func (e *itemsError) Error() string {
-	return fmt.Sprintf("%d of %d items failed: see \"error\" in the answers", e.failed, e.done)
-}
-
-// stopped says how far a batch had come when something else went wrong: the
-// answers up to there were written.
-type stopped struct {
-	done int
-	err  error
-}
-
-func (e *stopped) Error() string { return fmt.Sprintf("after %d items: %s", e.done, errorText(e.err)) }
-func (e *stopped) Unwrap() error { return e.err }
 
 // lineReader reads lines and counts them.
 type lineReader struct {
@@ -196,7 +180,7 @@ func aloneFlag(cmd *cobra.Command, name string) error {
 		}
 	})
 	if other != "" {
-		return usagef("--%s and --%s exclude each other: the lines say it for each item", name, other)
+		return app.Usagef("--%s and --%s exclude each other: the lines say it for each item", name, other)
 	}
 	return nil
 }

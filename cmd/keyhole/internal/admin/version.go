@@ -1,4 +1,4 @@
-package cli
+package admin
 
 import (
 	"context"
@@ -8,12 +8,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"keyhole/client"
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 )
 
-func (a *app) versionCmd() *cobra.Command {
-	cmd := group(&cobra.Command{
+func versionCmd(a *app.App) *cobra.Command {
+	cmd := app.Group(&cobra.Command{
 		Use:     "version",
 		Aliases: []string{"versions"},
 		Short:   "Suspend, resume and revoke versions of keys",
@@ -21,33 +22,33 @@ func (a *app) versionCmd() *cobra.Command {
 keyhole --version.)`,
 		Example: `  keyhole version suspend payments.v3 --reason "incident 17"`,
 	},
-		a.versionAct("suspend", "Take a version out of use until it is resumed",
+		versionAct(a, "suspend", "Take a version out of use until it is resumed",
 			`Takes a version out of use, under suspicion, until it is resumed: it does not
 sign, verify, encrypt or decrypt. If it was the active one and its predecessor
 is still in its overlap, that one is active in the meantime.`, (*client.Client).Suspend),
-		a.versionAct("resume", "Undo suspend", `Puts a suspended version back to where its timeline has it.`, (*client.Client).Resume),
-		a.revokeCmd())
+		versionAct(a, "resume", "Undo suspend", `Puts a suspended version back to where its timeline has it.`, (*client.Client).Resume),
+		revokeCmd(a))
 	return cmd
 }
 
 type versionCall func(c *client.Client, ctx context.Context, id keys.VersionID, req api.VersionActRequest) (api.Key, error)
 
-func (a *app) versionAct(act, short, long string, do versionCall) *cobra.Command {
+func versionAct(a *app.App, act, short, long string, do versionCall) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use:     act + " KEY.vN",
 		Short:   short,
 		Long:    long,
 		Example: fmt.Sprintf("  keyhole version %s payments.v3 --reason \"incident 17\"", act),
-		Args:    operands,
+		Args:    app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := versionArg(args[0])
+			id, err := app.VersionArg(args[0])
 			if err != nil {
 				return err
 			}
-			return a.actOn(cmd, id, reason, do)
+			return actOn(a, cmd, id, reason, do)
 		},
-		ValidArgsFunction: a.completeVersions,
+		ValidArgsFunction: a.CompleteVersions,
 	}
 	reasonFlag(cmd, &reason)
 	return cmd
@@ -55,11 +56,11 @@ func (a *app) versionAct(act, short, long string, do versionCall) *cobra.Command
 
 func reasonFlag(cmd *cobra.Command, reason *string) {
 	cmd.Flags().StringVar(reason, "reason", "", "why, in a few words: `TEXT` for the audit log")
-	complete(cmd, "reason")
+	app.Complete(cmd, "reason")
 }
 
-func (a *app) actOn(cmd *cobra.Command, id keys.VersionID, reason string, do versionCall) error {
-	k, err := call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) {
+func actOn(a *app.App, cmd *cobra.Command, id keys.VersionID, reason string, do versionCall) error {
+	k, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) {
 		return do(c, ctx, id, api.VersionActRequest{Reason: reason})
 	})
 	if err != nil {
@@ -69,8 +70,8 @@ func (a *app) actOn(cmd *cobra.Command, id keys.VersionID, reason string, do ver
 	if err != nil {
 		return err
 	}
-	return a.print(k, func(w io.Writer) error {
-		return line("%s is %s; the active version of %s is %s", v.KeyID, v.State, k.Name, activeText(k))(w)
+	return a.Print(k, func(w io.Writer) error {
+		return app.Line("%s is %s; the active version of %s is %s", v.KeyID, v.State, k.Name, activeText(k))(w)
 	})
 }
 
@@ -92,7 +93,7 @@ func versionIn(k api.Key, id keys.VersionID) (api.Version, error) {
 	return api.Version{}, keys.Errorf(keys.ErrVersionNotFound, "key %q has no version %d", k.Name, n)
 }
 
-func (a *app) revokeCmd() *cobra.Command {
+func revokeCmd(a *app.App) *cobra.Command {
 	var yes bool
 	var reason string
 	cmd := &cobra.Command{
@@ -105,10 +106,10 @@ back. If it was the active one, a successor is generated and activated.
 It asks for confirmation; scripts give --yes.`,
 		Example: `  keyhole version revoke payments.v3 --reason "incident 17: key custodian's laptop stolen"
   keyhole version revoke payments.v3 --reason "incident 17" --yes`,
-		Args:        operands,
-		Annotations: map[string]string{slow: "yes"},
+		Args:        app.Operands,
+		Annotations: map[string]string{app.Slow: "revoking"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := versionArg(args[0])
+			id, err := app.VersionArg(args[0])
 			if err != nil {
 				return err
 			}
@@ -118,10 +119,9 @@ It asks for confirmation; scripts give --yes.`,
 					return err
 				}
 			}
-			defer a.Streams.Waiting("revoking " + id.String())()
-			return a.actOn(cmd, id, reason, (*client.Client).Revoke)
+			return actOn(a, cmd, id, reason, (*client.Client).Revoke)
 		},
-		ValidArgsFunction: a.completeVersions,
+		ValidArgsFunction: a.CompleteVersions,
 	}
 	reasonFlag(cmd, &reason)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")

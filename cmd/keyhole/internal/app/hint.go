@@ -1,4 +1,4 @@
-package cli
+package app
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 )
 
 // hint says what to do about an error; "" if its own text says it all.
-func (a *app) hint(ctx context.Context, err error) string {
+func (a *App) hint(ctx context.Context, err error) string {
 	var unknownCA x509.UnknownAuthorityError
 	var otherName x509.HostnameError
 	var badCert x509.CertificateInvalidError
@@ -49,7 +49,7 @@ func (a *app) hint(ctx context.Context, err error) string {
 
 // loginHint says what is wrong with the credentials as far as it can be seen
 // from here.
-func (a *app) loginHint(ctx context.Context, now time.Time) string {
+func (a *App) loginHint(ctx context.Context, now time.Time) string {
 	cfg, err := a.config()
 	if err != nil {
 		return ""
@@ -69,9 +69,9 @@ func (a *app) loginHint(ctx context.Context, now time.Time) string {
 	case !ok:
 		return "the token does not look like a JWT"
 	case !expires.IsZero() && !now.Before(expires):
-		return fmt.Sprintf("the token expired at %s: get a new one", stamp(expires))
+		return fmt.Sprintf("the token expired at %s: get a new one", Stamp(expires))
 	case now.Before(begins):
-		return fmt.Sprintf("the token is not valid before %s: look at the clocks", stamp(begins))
+		return fmt.Sprintf("the token is not valid before %s: look at the clocks", Stamp(begins))
 	}
 	return ""
 }

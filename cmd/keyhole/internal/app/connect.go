@@ -1,4 +1,4 @@
-package cli
+package app
 
 import (
 	"time"
@@ -8,8 +8,9 @@ import (
 	"keyhole/client"
 )
 
-// slow marks commands that generate keys in the HSM, which takes a while.
-const slow = "slow"
+// Slow is the annotation of commands that generate keys in the HSM, which may
+// take a while: what people are shown meanwhile.
+const Slow = "slow"
 
 const (
 	defaultTimeout = 30 * time.Second
@@ -17,7 +18,7 @@ const (
 )
 
 // config reads flags and environment; flags win.
-func (a *app) config() (client.Config, error) {
+func (a *App) config() (client.Config, error) {
 	pick := func(flag, env string) string {
 		if flag != "" {
 			return flag
@@ -32,27 +33,27 @@ func (a *app) config() (client.Config, error) {
 		UserAgent:  "keyhole-cli/" + versionOf(a.Version),
 	}
 	if cfg.Address == "" {
-		return cfg, usagef("no gateway is named: set KEYHOLE_ADDR (or --addr) to its URL, such as https://127.0.0.1:8443")
+		return cfg, Usagef("no gateway is named: set KEYHOLE_ADDR (or --addr) to its URL, such as https://127.0.0.1:8443")
 	}
 	token, file := a.Getenv("KEYHOLE_TOKEN"), a.Getenv("KEYHOLE_TOKEN_FILE")
 	switch {
 	case a.flags.tokenFile != "":
 		cfg.Token = client.TokenFile(a.flags.tokenFile)
 	case token != "" && file != "":
-		return cfg, usagef("KEYHOLE_TOKEN and KEYHOLE_TOKEN_FILE are both set: unset one of them")
+		return cfg, Usagef("KEYHOLE_TOKEN and KEYHOLE_TOKEN_FILE are both set: unset one of them")
 	case file != "":
 		cfg.Token = client.TokenFile(file)
 	case token != "":
 		cfg.Token = client.TokenString(token)
 	}
 	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
-		return cfg, usagef("a client certificate needs both KEYHOLE_CERT (--cert) and KEYHOLE_KEY (--key)")
+		return cfg, Usagef("a client certificate needs both KEYHOLE_CERT (--cert) and KEYHOLE_KEY (--key)")
 	}
 	return cfg, nil
 }
 
-// connect makes the client that flags and environment ask for.
-func (a *app) connect(cmd *cobra.Command) (*client.Client, error) {
+// Connect makes the client that flags and environment ask for.
+func (a *App) Connect(cmd *cobra.Command) (*client.Client, error) {
 	cfg, err := a.config()
 	if err != nil {
 		return nil, err
@@ -60,14 +61,14 @@ func (a *app) connect(cmd *cobra.Command) (*client.Client, error) {
 	switch {
 	case a.flags.timeout > 0:
 		cfg.Timeout = a.flags.timeout
-	case cmd.Annotations[slow] != "":
+	case cmd.Annotations[Slow] != "":
 		cfg.Timeout = slowTimeout
 	default:
 		cfg.Timeout = defaultTimeout
 	}
 	c, err := client.New(cfg)
 	if err != nil {
-		return nil, usagef("%s", err)
+		return nil, Usagef("%s", err)
 	}
 	return c, nil
 }

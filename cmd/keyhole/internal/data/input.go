@@ -1,4 +1,4 @@
-package cli
+package data
 
 import (
 	"bytes"
@@ -7,23 +7,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/cmd/keyhole/internal/term"
 	"keyhole/keys"
 )
-
-// fileArg returns the FILE operand at i; standard input if it was left out.
-func fileArg(args []string, i int) string {
-	if len(args) > i {
-		return args[i]
-	}
-	return "-"
-}
 
 // message is what is signed: the bytes of a file, or a digest.
 type message struct{ digest, hash string }
@@ -31,25 +22,25 @@ type message struct{ digest, hash string }
 func (m *message) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&m.digest, "digest", "", "sign or verify this digest, in `HEX`, in place of a file")
 	cmd.Flags().StringVar(&m.hash, "hash", "", "hash the file here by `NAME` (sha-256, sha-384, sha-512), and send its digest only; with --digest, its hash")
-	complete(cmd, "hash", "sha-256", "sha-384", "sha-512")
+	app.Complete(cmd, "hash", "sha-256", "sha-384", "sha-512")
 }
 
 // read returns a payload or a digest, never both.
 func (m *message) read(ctx context.Context, s *term.Streams, args []string, i int) (payload, digest []byte, err error) {
 	switch {
 	case m.digest != "" && len(args) > i:
-		return nil, nil, usagef("--digest takes the place of FILE: leave one of them out")
+		return nil, nil, app.Usagef("--digest takes the place of FILE: leave one of them out")
 	case m.digest != "":
 		digest, err = hex.DecodeString(m.digest)
 		if err != nil {
-			return nil, nil, usagef("--digest is not hexadecimal, as sha256sum prints it")
+			return nil, nil, app.Usagef("--digest is not hexadecimal, as sha256sum prints it")
 		}
 		return nil, digest, nil
 	case m.hash != "":
-		digest, err = digestOf(ctx, s, fileArg(args, i), m.hash)
+		digest, err = digestOf(ctx, s, app.FileArg(args, i), m.hash)
 		return nil, digest, err
 	}
-	payload, err = s.Read(ctx, fileArg(args, i))
+	payload, err = s.Read(ctx, app.FileArg(args, i))
 	return payload, nil, err
 }
 
@@ -104,54 +95,7 @@ func readText(ctx context.Context, s *term.Streams, path string) (string, error)
 func decodeBase64(name, text string) ([]byte, error) {
 	b, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
 	if err != nil {
-		return nil, usagef("%s is not standard base64", name)
+		return nil, app.Usagef("%s is not standard base64", name)
 	}
 	return b, nil
-}
-
-// versionArg reads "payments.v3".
-func versionArg(text string) (keys.VersionID, error) {
-	id, err := keys.ParseVersionID(text)
-	if err != nil {
-		return id, usagef("%q is no version; one looks like payments.v3: keyhole key show KEY lists them", text)
-	}
-	return id, nil
-}
-
-// keyOrVersion reads "payments" (number 0) or "payments.v3".
-func keyOrVersion(text string) (keys.VersionID, error) {
-	if strings.Contains(text, ".") {
-		return versionArg(text)
-	}
-	return keys.VersionID{Key: text}, keys.CheckName(text)
-}
-
-// parsePeriod reads a time span: Go's way, or whole days such as "90d".
-func parsePeriod(text string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err := strconv.ParseUint(days, 10, 32); err == nil && n <= 100*366 {
-			return time.Duration(n) * 24 * time.Hour, nil
-		}
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 {
-		return 0, usagef("--period wants a time span such as 90d, 720h or 0s (never), not %q", text)
-	}
-	return d, nil
-}
-
-// parseTags reads NAME=VALUE pairs.
-func parseTags(pairs []string) (map[string]string, error) {
-	tags := make(map[string]string, len(pairs))
-	for _, p := range pairs {
-		name, value, ok := strings.Cut(p, "=")
-		if !ok || name == "" {
-			return nil, usagef("--tag wants NAME=VALUE, not %q", p)
-		}
-		if _, twice := tags[name]; twice {
-			return nil, usagef("the tag %q is given twice", name)
-		}
-		tags[name] = value
-	}
-	return tags, nil
 }
