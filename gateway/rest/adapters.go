@@ -1,0 +1,180 @@
+package rest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"keyhole/gateway"
+	"keyhole/gateway/api"
+	"keyhole/keys"
+)
+
+// decode reads the request's body into in. What is wrong with it has been
+// recorded when it returns.
+func (c *call) decode(in any) error {
+	if err := c.read(in); err != nil {
+		return c.refuse(err)
+	}
+	return nil
+}
+
+func (c *call) read(in any) error {
+	limit := c.h.cfg.MaxBody
+	if c.endpoint.batch {
+		limit = c.h.cfg.MaxBatchBody
+	}
+	if err := checkMedia(c.r.Header); err != nil {
+		return err
+	}
+	b := newBuffer()
+	defer freeBuffer(b)
+	if err := readBody(c.w, c.r, b, limit); err != nil {
+		return err
+	}
+	if err := decode(b.Bytes(), in); err != nil {
+		return err
+	}
+	if c.endpoint.once != 0 {
+		return c.once(b.Bytes())
+	}
+	return nil
+}
+
+// once takes up the Idempotency-Key. The request is what its method, path
+// and body are, to the byte.
+func (c *call) once(body []byte) error {
+	values := c.r.Header["Idempotency-Key"]
+	switch len(values) {
+	case 0:
+		return nil
+	case 1:
+	default:
+		return keys.Errorf(keys.ErrMalformed, "there are several Idempotency-Key headers; send one")
+	}
+	sum := sha256.New()
+	sum.Write([]byte(c.r.Method + " " + c.r.URL.Path + "\n"))
+	sum.Write(body)
+	c.req.Once = &gateway.Once{Key: values[0], Fingerprint: hex.EncodeToString(sum.Sum(nil)), Status: c.endpoint.once}
+	return nil
+}
+
+// onKey adapts an operation with a key.
+func onKey[In, Out any](act func(context.Context, gateway.Request, string, In) (Out, error)) func(*call) error {
+	return func(c *call) error {
+		in := new(In)
+		if err := c.decode(in); err != nil {
+			return err
+		}
+		out, err := act(c.ctx, c.req, c.vars["key"], *in)
+		if err != nil {
+			return err
+		}
+		return c.answer(http.StatusOK, &out)
+	}
+}
+
+// batchOf adapts an operation on many items.
+func batchOf[In, Out any](act func(context.Context, gateway.Request, string, []In) ([]api.BatchItem[Out], error)) func(*call) error {
+	return func(c *call) error {
+		var in struct {
+			Items items[In] `json:"items"`
+		}
+		if err := c.decode(&in); err != nil {
+			return err
+		}
+		out, err := act(c.ctx, c.req, c.vars["key"], in.Items)
+		if err != nil {
+			return err
+		}
+		return c.answer(http.StatusOK, &api.BatchResponse[Out]{Items: out})
+	}
+}
+
+// changing adapts an act that changes keys. location, if not nil, is where
+// its result is found.
+func changing[In, Out any](act func(*call, In) (Out, error), location func(Out) string) func(*call) error {
+	return func(c *call) error {
+		in := new(In)
+		if err := c.decode(in); err != nil {
+			return err
+		}
+		out, err := act(c, *in)
+		if err != nil {
+			return err
+		}
+		if location != nil {
+			c.w.Header()["Location"] = []string{location(out)}
+		}
+		if c.req.Once != nil && c.req.Once.Replayed {
+			c.w.Header()["Idempotency-Replayed"] = []string{"true"}
+		}
+		return c.answer(c.endpoint.once, &out)
+	}
+}
+
+// onVersion adapts an act on one version.
+func onVersion(act func(context.Context, gateway.Request, string, uint32, api.VersionActRequest) (api.Key, error)) func(*call) error {
+	return changing(func(c *call, in api.VersionActRequest) (api.Key, error) {
+		n, err := strconv.ParseUint(c.vars["version"], 10, 32)
+		if err != nil {
+			return api.Key{}, c.refuse(keys.Errorf(keys.ErrVersionNotFound, "there is no version %s: the highest number is 4294967295", c.vars["version"]))
+		}
+		return act(c.ctx, c.req, c.vars["key"], uint32(n), in)
+	}, nil)
+}
+
+// reading adapts what takes no body.
+func reading(act func(*call) error) func(*call) error {
+	return func(c *call) error {
+		if c.r.ContentLength != 0 {
+			return c.refuse(keys.Errorf(keys.ErrMalformed, "this call takes no body"))
+		}
+		return act(c)
+	}
+}
+
+// checkQuery refuses query parameters that the endpoint does not have, and
+// any that come twice. Names are shown, values never: one could be a token.
+func (c *call) checkQuery() error {
+	raw := c.r.URL.RawQuery
+	if raw == "" {
+		return nil
+	}
+	query, err := url.ParseQuery(raw)
+	if err != nil || strings.ContainsRune(raw, ';') {
+		return keys.Errorf(keys.ErrMalformed, "the query is not \"name=value\" joined by \"&\"")
+	}
+	for name, values := range query {
+		if !slices.Contains(c.endpoint.query, name) {
+			return keys.Errorf(keys.ErrMalformed, "the query parameter %+.64q is unknown here", name)
+		}
+		if len(values) > 1 {
+			return keys.Errorf(keys.ErrMalformed, "the query parameter %q appears twice", name)
+		}
+	}
+	return nil
+}
+
+// page reads the parameters of a list: where it goes on, and how far.
+func (c *call) page(cursor string, valid func(string) error) (at string, limit int, err error) {
+	query := c.r.URL.Query()
+	if at = query.Get(cursor); at != "" {
+		if err := valid(at); err != nil {
+			return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "%q is not what \"next\" of a page was", cursor))
+		}
+	}
+	text := query.Get("limit")
+	if text == "" {
+		return at, 0, nil
+	}
+	if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > gateway.MaxPage {
+		return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "\"limit\" must be an integer from 1 to %d", gateway.MaxPage))
+	}
+	return at, limit, nil
+}

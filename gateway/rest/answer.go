@@ -1,0 +1,132 @@
+package rest
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"keyhole/authz"
+	"keyhole/gateway/api"
+	"keyhole/keys"
+)
+
+const (
+	typeJSON = "application/json"
+	typeJWKS = "application/jwk-set+json"
+	typeYAML = "application/yaml"
+)
+
+// written is how answers are encoded: the same value always alike, and text
+// from elsewhere (a certificate's name) never stops an answer.
+var written = json.JoinOptions(json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+
+// answer sends v as the whole answer.
+func (c *call) answer(status int, v any) error {
+	b := newBuffer()
+	defer freeBuffer(b)
+	if err := json.MarshalWrite(b, v, written); err != nil {
+		return errors.Join(keys.ErrInternal, err)
+	}
+	c.write(status, typeJSON, b.Bytes())
+	return nil
+}
+
+// conditional sends v, or 304 where the caller has it already.
+func (c *call) conditional(media, cacheControl string, v any) error {
+	b := newBuffer()
+	defer freeBuffer(b)
+	if err := json.MarshalWrite(b, v, written); err != nil {
+		return errors.Join(keys.ErrInternal, err)
+	}
+	c.validated(media, cacheControl, etag(b.Bytes()), b.Bytes())
+	return nil
+}
+
+func (c *call) validated(media, cacheControl, tag string, body []byte) {
+	header := c.w.Header()
+	header["Etag"] = []string{tag}
+	header["Cache-Control"] = []string{cacheControl}
+	if matches(c.r.Header["If-None-Match"], tag) {
+		c.status = http.StatusNotModified
+		c.w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	c.write(http.StatusOK, media, body)
+}
+
+// etag is a strong validator: what is the same to the byte has the same.
+func etag(body []byte) string {
+	sum := sha256.Sum256(body)
+	return `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+}
+
+// matches evaluates If-None-Match (RFC 9110, 13.1.2), which compares weakly.
+func matches(values []string, tag string) bool {
+	for _, value := range values {
+		for candidate := range strings.SplitSeq(value, ",") {
+			candidate = strings.TrimPrefix(strings.TrimSpace(candidate), "W/")
+			if candidate == tag || candidate == "*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *call) write(status int, media string, body []byte) {
+	header := c.w.Header()
+	header["Content-Type"] = []string{media}
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	c.status = status
+	c.w.WriteHeader(status)
+	c.size, _ = c.w.Write(body) // a caller that is gone has been recorded all the same
+}
+
+// problem sends an error (RFC 9457).
+func (c *call) problem(err error) {
+	p := api.ProblemOf(err)
+	p.RequestID = c.id
+	header := c.w.Header()
+	header["Cache-Control"] = noStore
+	switch p.Status {
+	case http.StatusUnauthorized:
+		challenge := `Bearer realm="keyhole"`
+		if c.sentToken {
+			challenge += `, error="invalid_token"`
+		}
+		header["Www-Authenticate"] = []string{challenge}
+	case http.StatusMethodNotAllowed:
+		header["Allow"] = []string{c.h.router.allowed(c.r)}
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		header["Retry-After"] = []string{strconv.Itoa(retryAfter(err))}
+	}
+	if p.Status >= http.StatusInternalServerError {
+		level := slog.LevelWarn
+		if p.Status == http.StatusInternalServerError {
+			level = slog.LevelError
+		}
+		c.h.cfg.Log.Log(c.ctx, level, "request failed", "request_id", c.id, "route", c.route(), "code", p.Code, "err", err)
+	}
+	b := newBuffer()
+	defer freeBuffer(b)
+	if json.MarshalWrite(b, &p, written) != nil {
+		p.Status = http.StatusInternalServerError // strings and a number: cannot happen
+	}
+	c.write(p.Status, api.ProblemType, b.Bytes())
+}
+
+// retryAfter is in seconds: what the limiter says, else the least.
+func retryAfter(err error) int {
+	if limited, ok := errors.AsType[*authz.RateLimited](err); ok {
+		return max(1, int((limited.RetryAfter+time.Second-1)/time.Second))
+	}
+	return 1
+}

@@ -1,0 +1,93 @@
+package rest
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"keyhole/gateway"
+)
+
+// Config is what the API needs. Service is required.
+type Config struct {
+	Service      *gateway.Service
+	MaxBody      int64         // bytes of a body (default 1 MiB)
+	MaxBatchBody int64         // bytes of a batch's body (default 8 MiB)
+	MaxInFlight  int           // requests at work at one time (default 1024)
+	MaxBatches   int           // batches among them (default 32): they may be large
+	Timeout      time.Duration // of one request, from its headers on (default 30s)
+	Log          *slog.Logger  // faults (default slog.Default())
+	Access       *slog.Logger  // a line per request; nil: none
+	// Observe is told of each request: the route's template or "unmatched",
+	// the method or "other", the status, and how long it took.
+	Observe func(route, method string, code int, d time.Duration)
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxBody <= 0 {
+		c.MaxBody = 1 << 20
+	}
+	if c.MaxBatchBody <= 0 {
+		c.MaxBatchBody = 8 << 20
+	}
+	if c.MaxInFlight <= 0 {
+		c.MaxInFlight = 1024
+	}
+	if c.MaxBatches <= 0 {
+		c.MaxBatches = 32
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = 30 * time.Second
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Observe == nil {
+		c.Observe = func(string, string, int, time.Duration) {}
+	}
+	return c
+}
+
+// handler is the API. It is immutable but for the two counters.
+type handler struct {
+	cfg      Config
+	service  *gateway.Service
+	router   router
+	inFlight atomic.Int64
+	batches  atomic.Int64
+}
+
+// New returns the API.
+func New(c Config) http.Handler {
+	h := &handler{cfg: c.withDefaults(), service: c.Service}
+	h.router = newRouter(routes(c.Service))
+	return h
+}
+
+// Bounds of connections. A body has readTimeout to arrive; a header as large
+// as maxHeader holds any token that authentication would look at. An answer
+// may take writeTimeout, because making an RSA key on a slow token takes
+// long.
+const (
+	headerTimeout = 5 * time.Second
+	readTimeout   = 30 * time.Second
+	writeTimeout  = 3 * time.Minute
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 32 << 10
+)
+
+// NewServer returns a server for the API with the time and size limits that
+// net/http lacks by default. tlsConfig may be nil where tests have their own.
+func NewServer(h http.Handler, tlsConfig *tls.Config, log *slog.Logger) *http.Server {
+	if log == nil {
+		log = slog.Default()
+	}
+	return &http.Server{
+		Handler: h, TLSConfig: tlsConfig, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes:               maxHeader,
+		DisableGeneralOptionsHandler: true, // OPTIONS * is authenticated like everything else
+	}
+}
