@@ -14,6 +14,9 @@ import (
 // file drops every POSIX lock that the process has on it, SQLite's too.
 var creating sync.Mutex
 
+// smallestDatabase is the size of the smallest page, in bytes.
+const smallestDatabase = 512
+
 // prepareFile makes sure that the database file exists and is the owner's
 // alone; SQLite gives the files beside it the same mode.
 func prepareFile(path string) (fs.FileInfo, error) {
@@ -31,6 +34,8 @@ func prepareFile(path string) (fs.FileInfo, error) {
 		return nil, unusable(path, err)
 	case !info.Mode().IsRegular():
 		return nil, keys.Errorf(keys.ErrStore, "the store %s is no regular file", path)
+	case info.Size() > 0 && info.Size() < smallestDatabase: // SQLite would take it for an empty one
+		return nil, noDatabase(path)
 	case info.Mode().Perm()&0o007 != 0:
 		return nil, keys.Errorf(keys.ErrStore, "everybody may use the store %s (mode %04o): see that nobody altered it, then chmod 600 it", path, info.Mode().Perm())
 	case info.Mode().Perm()&0o070 != 0:
@@ -68,6 +73,10 @@ func createFile(path string) error {
 		return unusable(path, err)
 	}
 	return nil
+}
+
+func noDatabase(path string) error {
+	return keys.Errorf(keys.ErrStore, "%s is no SQLite database: choose another file for the store, or put back a copy of it", path)
 }
 
 // unusable words what the system said about the operator's file.

@@ -92,8 +92,9 @@ func connect(path string, conns int, param string) (*sql.DB, error) {
 // prepare looks whether the file is a Keyhole database or an empty one, and
 // only then changes anything.
 func (s *SQLite) prepare(ctx context.Context, all []migration) error {
-	identify := func(tx *sql.Tx) error {
-		_, err := s.identify(ctx, tx)
+	version := 0
+	identify := func(tx *sql.Tx) (err error) {
+		version, err = s.identify(ctx, tx)
 		return err
 	}
 	if err := transact(ctx, s.write, &sql.TxOptions{ReadOnly: true}, identify); err != nil {
@@ -111,14 +112,26 @@ func (s *SQLite) prepare(ctx context.Context, all []migration) error {
 			"CREATE TABLE schema_version (version INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT", applicationID))
 		return 0, err
 	}
-	if err := migrate(ctx, s.write, all, begin); err != nil {
-		return err
+	if version < len(all) {
+		if err := migrate(ctx, s.write, all, begin); err != nil {
+			return err
+		}
 	}
+	return s.checkFile(ctx)
+}
+
+// checkFile reads the whole file once: its pages, and that every version has
+// its key.
+func (s *SQLite) checkFile(ctx context.Context) error {
 	var verdict string
 	if err := s.read.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
 		return err
 	}
-	if verdict != "ok" {
+	var orphans int
+	if err := s.read.QueryRowContext(ctx, "SELECT count(*) FROM pragma_foreign_key_check").Scan(&orphans); err != nil {
+		return err
+	}
+	if verdict != "ok" || orphans > 0 {
 		return keys.Errorf(keys.ErrStore, "the store %s is damaged: put back a copy of it", s.path)
 	}
 	return nil
@@ -215,7 +228,7 @@ func (s *SQLite) explainSQLite(doing string, err error) error {
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN:
 		what = "the file cannot be opened or written"
 	case sqlite3.SQLITE_NOTADB:
-		return keys.Errorf(keys.ErrStore, "%s is no SQLite database: choose another file for the store, or put back a copy of it", s.path)
+		return noDatabase(s.path)
 	case sqlite3.SQLITE_CORRUPT:
 		what = "the file is damaged"
 	case sqlite3.SQLITE_CONSTRAINT:

@@ -1,0 +1,45 @@
+package store
+
+import (
+	"context"
+	"io/fs"
+	"testing"
+	"time"
+)
+
+// OpenSQLiteWith opens a store with other migrations than the program's.
+func OpenSQLiteWith(ctx context.Context, path string, files fs.FS) (*SQLite, error) {
+	all, err := readMigrations(files)
+	if err != nil {
+		return nil, err
+	}
+	return openSQLite(ctx, path, all)
+}
+
+// Migrations are the program's own.
+var Migrations fs.FS = migrationFiles
+
+// Exec runs SQL on the connection that writes.
+func (s *SQLite) Exec(tb testing.TB, query string, args ...any) {
+	tb.Helper()
+	if _, err := s.write.ExecContext(tb.Context(), query, args...); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Ask returns the one value that a query on the writing (or a reading)
+// connection yields.
+func (s *SQLite) Ask(tb testing.TB, writer bool, query string) (value string) {
+	tb.Helper()
+	db := s.read
+	if writer {
+		db = s.write
+	}
+	if err := db.QueryRowContext(tb.Context(), query).Scan(&value); err != nil {
+		tb.Fatalf("%s: %v", query, err)
+	}
+	return value
+}
+
+// Contact returns when the cache last reached the store.
+func (c *Cache) Contact() time.Time { return c.view.Load().at }

@@ -1,0 +1,93 @@
+package store_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"keyhole/keys"
+	"keyhole/store"
+	"keyhole/store/storetest"
+)
+
+// The test binary runs itself as another process that uses the same store;
+// these say what that process does, and with which file.
+const (
+	childEnv  = "KEYHOLE_STORE_TEST_CHILD"
+	childPath = "KEYHOLE_STORE_TEST_PATH"
+)
+
+func TestMain(m *testing.M) {
+	act := map[string]func(ctx context.Context, path string) error{
+		"":       nil,
+		"commit": commitForever,
+		"open":   openOnce,
+	}[os.Getenv(childEnv)]
+	if act == nil {
+		os.Exit(m.Run())
+	}
+	if err := act(context.Background(), os.Getenv(childPath)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func child(tb testing.TB, act, path string) *exec.Cmd {
+	tb.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.CommandContext(tb.Context(), self)
+	cmd.Env = append(os.Environ(), childEnv+"="+act, childPath+"="+path)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// commitForever changes a key and its rotation, over and over, and prints
+// each epoch once the store has acknowledged it.
+func commitForever(ctx context.Context, path string) error {
+	s, err := store.OpenSQLite(ctx, path)
+	if err != nil {
+		return err
+	}
+	k, err := s.Key(ctx, "payments")
+	if err != nil {
+		return err
+	}
+	r, err := s.Rotation(ctx, "rotation")
+	if err != nil {
+		return err
+	}
+	for {
+		next, rotation := storetest.Step(k, func(k *keys.Key) {
+			v := storetest.Reserved(k.Latest().Number + 1)
+			k.Versions = append(k.Versions, v)
+		}), *r
+		rotation.Error = fmt.Sprint(next.Epoch)
+		if err := s.Commit(ctx, store.Change{Key: next, FromEpoch: k.Epoch, Rotation: &rotation}); err != nil {
+			return err
+		}
+		fmt.Println(next.Epoch)
+		k = next
+	}
+}
+
+// openOnce waits for a line on its standard input, opens the store and makes
+// a key of its own.
+func openOnce(ctx context.Context, path string) error {
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		return err
+	}
+	s, err := store.OpenSQLite(ctx, path)
+	if err != nil {
+		return err
+	}
+	if err := s.Commit(ctx, store.Change{Key: storetest.NewKey(fmt.Sprint("process-", os.Getpid()), 1)}); err != nil {
+		return err
+	}
+	return s.Close()
+}
