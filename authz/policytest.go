@@ -98,7 +98,7 @@ func ParseCases(data []byte) ([]Case, error) {
 // request returns the question of a case.
 func (c Case) request() (Request, error) {
 	if (c.Allow == "") == (c.Deny == "") {
-		return Request{}, errors.New("a case names a principal after either allow: or deny:")
+		return Request{}, errors.New("a case has a principal after allow: or after deny:, not after both")
 	}
 	if !slices.Contains(Actions(), c.Action) {
 		return Request{}, fmt.Errorf("unknown action %q", c.Action)
@@ -129,7 +129,7 @@ func (c Case) request() (Request, error) {
 	}
 	if !slices.Contains(resourcesOf(c.Action), r.Resource.Type) {
 		if c.Key == "" {
-			return Request{}, fmt.Errorf("the action %q is about a key; name it with key:", c.Action)
+			return Request{}, fmt.Errorf("the action %q is about a key, and the case has none", c.Action)
 		}
 		return Request{}, fmt.Errorf("the action %q is not about a key; leave key: out", c.Action)
 	}

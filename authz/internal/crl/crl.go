@@ -102,6 +102,9 @@ func parse(der []byte, issuers []*x509.Certificate, now time.Time) (*list, error
 	if err != nil {
 		return nil, fmt.Errorf("not a revocation list: %w", err)
 	}
+	if len(rl.Raw) != len(der) {
+		return nil, errors.New("there is more behind the revocation list")
+	}
 	if err := onlyKnown(rl.Extensions); err != nil {
 		return nil, err
 	}
