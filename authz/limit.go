@@ -25,8 +25,8 @@ type LimiterConfig struct {
 	// FailedLogins is how many failed authentications per second one source
 	// may keep up (default 1), and FailedLoginBurst how many at once
 	// (default 30). A source is an IPv4 address or an IPv6 /64. Negative: no
-	// limit. Callers behind one proxy are one source, unless the transport
-	// finds out their own addresses.
+	// limit. Callers behind one proxy are one source; good credentials are
+	// served whatever others there do.
 	FailedLogins     float64
 	FailedLoginBurst int
 	// FailedOperations is how many ciphertexts per second that do not open
@@ -107,8 +107,8 @@ func bucket(perSecond float64, burst int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), burst)
 }
 
-// LoginAllowed reports whether source may try to authenticate. The error is
-// a *RateLimited of kind keys.ErrRateLimited.
+// LoginAllowed reports whether source may fail to authenticate once more and
+// be told why. The error is a *RateLimited of kind keys.ErrRateLimited.
 func (l *Limiter) LoginAllowed(source netip.Addr) error {
 	if l == nil || l.sources == nil || l.cfg.FailedLogins < 0 {
 		return nil

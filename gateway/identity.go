@@ -12,17 +12,20 @@ import (
 )
 
 // Authenticate finds out who calls. A failure is recorded with its precise
-// reason and answered with a general one. A source that failed too often is
-// turned away without a record: its failures are in the log already, and a
-// flood must not fill it.
+// reason and answered with a general one.
+//
+// From a source that failed too often, further failures are turned away
+// without a record: those before are in the log, and a flood must not fill
+// it. Good credentials are served all the same, so that one bad caller does
+// not lock out the others behind the same proxy.
 func (s *Service) Authenticate(ctx context.Context, id string, source netip.Addr, c authz.Credentials) (Request, error) {
 	req := Request{ID: id, Source: source}
-	err := s.limits.LoginAllowed(source)
-	if err != nil {
-		return req, err
-	}
+	var err error
 	if req.Caller, err = s.authenticator.Authenticate(ctx, c); err == nil {
 		return req, nil
+	}
+	if limited := s.limits.LoginAllowed(source); limited != nil {
+		return req, limited
 	}
 	return req, s.loginFailed(ctx, req, err)
 }
@@ -78,9 +81,30 @@ func (s *Service) WhoAmI(req Request) api.WhoAmI {
 	return api.WhoAmI{Principal: req.Caller.ID, Groups: groups, Method: req.Caller.Method, ExpiresAt: api.At(req.Caller.ExpiresAt)}
 }
 
-// admit takes the caller's place among the requests in flight.
+// admit takes the caller's place among the requests in flight. Who has no
+// name gets no further, whatever the policy says: but for public keys, every
+// operation needs an authenticated caller.
 func (s *Service) admit(o *op) (release func(), err error) {
-	return s.limits.Admit(o.req.Caller.ID)
+	id := o.req.Caller.ID
+	anonymous := o.req.Caller.Method == authz.MethodAnonymous
+	if id == "" || anonymous && o.rec.Action != authz.ActionJWKS {
+		o.rec.Outcome = audit.OutcomeDenied
+		return nil, keys.Errorf(keys.ErrUnauthenticated, "this needs credentials: a bearer token or a client certificate")
+	}
+	if anonymous { // not all of them together: one could keep out the others
+		id += "@" + network(o.req.Source)
+	}
+	return s.limits.Admit(id)
+}
+
+// network is what one anonymous caller can be assumed to hold.
+func network(a netip.Addr) string {
+	a = a.Unmap().WithZone("")
+	if a.Is6() {
+		p, _ := a.Prefix(64) // never fails for an IPv6 address
+		return p.String()
+	}
+	return a.String()
 }
 
 // noteFailure counts what an attacker would produce many of: ciphertexts
