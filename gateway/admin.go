@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"unicode/utf8"
 
 	"keyhole/authz"
@@ -17,6 +18,7 @@ const (
 	maxTags        = 50
 	maxTag         = 100
 	maxNote        = 200
+	maxTokenName   = 64
 )
 
 // changes runs an act on a key. The engine records its intent and outcome;
@@ -45,7 +47,7 @@ func changes[R any](ctx context.Context, o *op, res func() (authz.Resource, erro
 	if err != nil {
 		return refuse(err)
 	}
-	out, err := once(ctx, o, act)
+	out, err := safely(ctx, o, func(ctx context.Context, o *op) (R, error) { return once(ctx, o, act) })
 	if err != nil {
 		return refuse(err)
 	}
@@ -70,6 +72,9 @@ func specOf(in api.CreateKeyRequest) (rotation.Spec, error) {
 	spec := rotation.Spec{Name: in.Name, Bits: in.Bits, Description: in.Description, Tags: in.Tags, Token: in.Token}
 	if err := keys.CheckNewName(in.Name); err != nil {
 		return spec, err
+	}
+	if len(in.Token) > maxTokenName {
+		return spec, keys.Errorf(keys.ErrInvalid, "the name of a token has %d bytes at most", maxTokenName)
 	}
 	if in.Policy != nil {
 		spec.Policy = policyOf(*in.Policy)
@@ -113,8 +118,8 @@ func (s *Service) UpdateKey(ctx context.Context, req Request, name string, in ap
 		if in.Tags != nil {
 			res := resourceOf(o.key)
 			res.Tags = *in.Tags
-			if err := o.decide(res, ""); err != nil {
-				return api.Key{}, err
+			if o.decide(res, "") != nil {
+				return api.Key{}, keys.Errorf(keys.ErrForbidden, "policy does not let %s %s key %s under its new tags", clip(req.Caller.ID), o.rec.Action, name)
 			}
 		}
 		u := rotation.Update{Description: in.Description, Tags: in.Tags, Epoch: in.Epoch}
@@ -170,6 +175,9 @@ func (s *Service) versionAct(ctx context.Context, req Request, action, name stri
 		if len(in.Reason) > maxNote || !utf8.ValidString(in.Reason) {
 			return api.Key{}, keys.Errorf(keys.ErrInvalid, "the reason must be UTF-8 of at most %d bytes", maxNote)
 		}
+		if v, err := o.key.Version(n); err == nil && v.CreatedAt.IsZero() {
+			return api.Key{}, keys.Errorf(keys.ErrVersionNotFound, "key %q has no version %d", name, n)
+		}
 		return s.described(act(o.lifecycle(), ctx, o.actor(), name, n, in.Reason))
 	})
 }
@@ -177,13 +185,18 @@ func (s *Service) versionAct(ctx context.Context, req Request, action, name stri
 // Rotation describes one rotation of a key that the caller may see.
 func (s *Service) Rotation(ctx context.Context, req Request, id string) (api.Rotation, error) {
 	return guarded(ctx, s.open(req, authz.ActionListRotations, "", 0), func(ctx context.Context, o *op) (api.Rotation, error) {
-		r, err := s.lifecycle.Rotation(ctx, id)
+		r, err := s.lifecycle.Rotation(ctx, clip(id)) // a clipped id is no id
+		if err == nil {
+			o.rec.Key = r.Key
+			err = o.authorise(0)
+		}
+		for _, unseen := range []error{keys.ErrNotFound, keys.ErrKeyNotFound, keys.ErrForbidden} {
+			if errors.Is(err, unseen) {
+				return api.Rotation{}, keys.Errorf(keys.ErrNotFound, "there is no rotation %q here, or you may not see it", clip(id))
+			}
+		}
 		if err != nil {
 			return api.Rotation{}, err
-		}
-		o.rec.Key = r.Key
-		if err := o.authorise(0); err != nil {
-			return api.Rotation{}, keys.Errorf(keys.ErrNotFound, "there is no rotation %q here, or you may not see it", clip(id))
 		}
 		return describeRotation(r), nil
 	})

@@ -64,7 +64,7 @@ func batch[In, Out any](ctx context.Context, s *Service, req Request, action, ke
 	}
 	// One look first: a caller who may not use the key at all, or asks for
 	// one that is not there, gets that answer and not a thousand copies.
-	if err := whole.authorise(0); err != nil {
+	if err := whole.authoriseSome(); err != nil {
 		return nil, refuse(err)
 	}
 	items := make([]api.BatchItem[Out], len(in))
@@ -79,7 +79,7 @@ func batch[In, Out any](ctx context.Context, s *Service, req Request, action, ke
 					return
 				}
 				o := s.open(req, action, key, size(&in[i]))
-				res, err := act(ctx, o, &in[i])
+				res, err := safely(ctx, o, func(ctx context.Context, o *op) (Out, error) { return act(ctx, o, &in[i]) })
 				s.noteFailure(o, err)
 				records[i] = o.finish(err)
 				if err != nil {

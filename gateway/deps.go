@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"keyhole/audit"
@@ -78,7 +79,7 @@ type Attempts interface {
 	Key(ctx context.Context, name string) (*keys.Key, error)
 }
 
-// Config is what a Service needs. Now, Parallel and AuditTimeout have
+// Config is what a Service needs. Now, Log, Parallel and AuditTimeout have
 // defaults; everything else is required.
 type Config struct {
 	Crypto        Crypto
@@ -90,6 +91,7 @@ type Config struct {
 	Attempts      Attempts
 	Limits        *authz.Limiter
 	Now           func() time.Time // default time.Now
+	Log           *slog.Logger     // default slog.Default()
 	Parallel      int              // HSM operations of one batch at a time (default 4)
 	AuditTimeout  time.Duration    // longest wait for a durable record (default 10s)
 }

@@ -102,6 +102,11 @@ func (s *Service) JWKS(ctx context.Context, req Request, name string) (api.JWKS,
 
 func (s *Service) jwks(o *op, name string) (api.JWKS, error) {
 	set := api.JWKS{Keys: []api.JWK{}}
+	release, err := s.admit(o)
+	if err != nil {
+		return set, err
+	}
+	defer release()
 	if name != "" {
 		if err := o.authorise(0); err != nil {
 			return set, err

@@ -114,16 +114,15 @@ func (s *Service) unseal(ctx context.Context, o *op, c sealed, aad []byte) (*key
 	if err := o.purpose(keys.PurposeEncrypt); err != nil {
 		return nil, nil, err
 	}
-	v, err := o.key.Version(c.version.Number)
+	v, err := o.version(c.version.Number)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := o.use(v, keys.UseProcess); err != nil {
 		// What is archived or compromised opens for those who may recover.
-		if o.use(v, keys.UseRecover) != nil || !o.may(authz.ActionRecover, v) {
+		if o.use(v, keys.UseRecover) != nil || !o.mayRecover(v) {
 			return nil, nil, err
 		}
-		o.rec.Reason = "recovery"
 	}
 	var iv, wrapped, wrapAAD []byte
 	if c.envelope != nil {

@@ -3,7 +3,10 @@ package gateway
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +30,7 @@ type Service struct {
 	attempts      Attempts
 	limits        *authz.Limiter
 	now           func() time.Time
+	log           *slog.Logger
 	parallel      int
 	auditTimeout  time.Duration
 
@@ -38,11 +42,14 @@ type Service struct {
 func New(c Config) *Service {
 	s := &Service{
 		crypto: c.Crypto, snapshots: c.Snapshots, audit: c.Audit, policy: c.Policy, authenticator: c.Authenticator,
-		lifecycle: c.Lifecycle, attempts: c.Attempts, limits: c.Limits, now: c.Now, parallel: c.Parallel, auditTimeout: c.AuditTimeout,
+		lifecycle: c.Lifecycle, attempts: c.Attempts, limits: c.Limits, now: c.Now, log: c.Log, parallel: c.Parallel, auditTimeout: c.AuditTimeout,
 		running: map[attemptID]string{},
 	}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.Default()
 	}
 	if s.parallel <= 0 {
 		s.parallel = 4
@@ -80,7 +87,7 @@ func (s *Service) open(req Request, action, key string, size int) *op {
 	now := s.now()
 	return &op{s: s, req: req, start: now, now: now, rec: audit.Record{
 		RequestID: req.ID, Principal: req.Caller.ID, AuthMethod: req.Caller.Method, Source: req.Source.String(),
-		Action: action, Key: key, Size: int64(size),
+		Action: action, Key: clip(key), Size: int64(size), // a clipped name is no name: it has dots
 	}}
 }
 
@@ -102,30 +109,79 @@ func clip(s string) string {
 // one the request names; 0 means the active one. Errors: ErrStale,
 // ErrKeyNotFound, ErrForbidden.
 func (o *op) authorise(version uint32) error {
-	snap, err := o.s.snapshots.Snapshot()
+	k, err := o.find()
 	if err != nil {
 		return err
 	}
-	k, ok := snap.Key(o.rec.Key)
-	if !ok || !visible(k) {
-		o.rec.Key = clip(o.rec.Key)
-		return notFound(o.rec.Key)
-	}
-	var v *keys.Version
-	if version == 0 {
-		v = k.ActiveAt(o.now)
-	} else if found, err := k.Version(version); err == nil {
-		v = found
-	}
-	state := ""
-	if v != nil {
-		state = string(k.StateAt(v, o.now))
-	}
-	if err := o.decide(resourceOf(k), state); err != nil {
+	if err := o.decide(resourceOf(k), o.stateOf(k, version)); err != nil {
 		return err
 	}
-	o.key = k
+	o.key, o.rec.Purpose = k, string(k.Purpose)
 	return nil
+}
+
+// authoriseSome is authorise for a batch as a whole, whose items may name
+// versions in any state: it passes if the policy lets the caller act on one.
+func (o *op) authoriseSome() error {
+	k, err := o.find()
+	if err != nil {
+		return err
+	}
+	active := o.stateOf(k, 0)
+	asked := map[string]bool{active: true}
+	for _, v := range k.Versions {
+		if state := string(k.StateAt(v, o.now)); !asked[state] {
+			asked[state] = true
+			if o.ask(o.rec.Action, resourceOf(k), state).Allowed {
+				return nil
+			}
+		}
+	}
+	return o.decide(resourceOf(k), active)
+}
+
+// find returns the operation's key. Errors: ErrStale, ErrKeyNotFound.
+func (o *op) find() (*keys.Key, error) {
+	snap, err := o.s.snapshots.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	k, ok := snap.Key(o.rec.Key)
+	if !ok || !visible(k) {
+		// The policy is asked all the same: the time taken must not tell a
+		// key that is not there from one that the caller may not see.
+		absent := authz.Resource{Type: authz.TypeKey, Name: o.rec.Key}
+		if !o.ask(o.rec.Action, absent, "").Allowed {
+			o.ask(authz.ActionRead, absent, "")
+		}
+		return nil, notFound(o.rec.Key)
+	}
+	return k, nil
+}
+
+// stateOf returns the state of version n, or with 0 of the active one; "" if
+// there is none.
+func (o *op) stateOf(k *keys.Key, n uint32) string {
+	v := k.ActiveAt(o.now)
+	if n != 0 {
+		v, _ = k.Version(n) // nil with the error
+	}
+	if v == nil {
+		return ""
+	}
+	return string(k.StateAt(v, o.now))
+}
+
+// version returns a version that was generated, or ErrVersionNotFound.
+func (o *op) version(n uint32) (*keys.Version, error) {
+	v, err := o.key.Version(n)
+	if err != nil {
+		return nil, err
+	}
+	if v.CreatedAt.IsZero() {
+		return nil, keys.Errorf(keys.ErrVersionNotFound, "key %q has no version %d", o.key.Name, n)
+	}
+	return v, nil
 }
 
 // decide asks the policy about the operation's action on a resource. A
@@ -155,10 +211,16 @@ func (o *op) ask(action string, res authz.Resource, state string) authz.Decision
 	})
 }
 
-// may asks about another action on the operation's key, for what the caller
-// is allowed beyond the request itself.
-func (o *op) may(action string, v *keys.Version) bool {
-	return o.ask(action, resourceOf(o.key), string(o.key.StateAt(v, o.now))).Allowed
+// mayRecover reports whether the caller may process with a version that is
+// out of use, and says in the record that this was done.
+func (o *op) mayRecover(v *keys.Version) bool {
+	state := string(o.key.StateAt(v, o.now))
+	d := o.ask(authz.ActionRecover, resourceOf(o.key), state)
+	if d.Allowed {
+		o.rec.Policies = slices.Concat(o.rec.Policies, d.Policies)
+		o.rec.Details = map[string]string{"recovered_from": state}
+	}
+	return d.Allowed
 }
 
 func resourceOf(k *keys.Key) authz.Resource {
@@ -239,6 +301,19 @@ func (s *Service) record(ctx context.Context, recs ...audit.Record) error {
 	return nil
 }
 
+// safely runs act and makes keys.ErrInternal of a panic: whatever happens in
+// an operation is recorded, and harms no other one.
+func safely[R any](ctx context.Context, o *op, act func(ctx context.Context, o *op) (R, error)) (res R, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			o.s.log.ErrorContext(ctx, "panic in an operation", "action", o.rec.Action, "request_id", o.req.ID, "panic", p, "stack", string(debug.Stack()))
+			var zero R
+			res, err = zero, keys.ErrInternal
+		}
+	}()
+	return act(ctx, o)
+}
+
 // guarded runs one recorded operation. act authorises first.
 func guarded[R any](ctx context.Context, o *op, act func(ctx context.Context, o *op) (R, error)) (R, error) {
 	var zero R
@@ -247,7 +322,7 @@ func guarded[R any](ctx context.Context, o *op, act func(ctx context.Context, o 
 		return zero, errors.Join(err, o.s.record(ctx, o.finish(err)))
 	}
 	defer release()
-	res, err := act(ctx, o)
+	res, err := safely(ctx, o, act)
 	o.s.noteFailure(o, err)
 	if rerr := o.s.record(ctx, o.finish(err)); rerr != nil {
 		return zero, rerr

@@ -44,8 +44,8 @@ func (s *Service) sign(ctx context.Context, o *op, in *api.SignRequest) (api.Sig
 		}
 		return out, err
 	case api.FormatJWS, api.FormatJWSDetached:
-		if in.Payload == nil || in.Digest != nil {
-			return out, keys.Errorf(keys.ErrInvalid, "the format %q needs \"payload\", and no \"digest\"", in.Format)
+		if in.Payload == nil || in.Digest != nil || in.Hash != "" {
+			return out, keys.Errorf(keys.ErrInvalid, "the format %q needs \"payload\", and no \"digest\" or \"hash\"", in.Format)
 		}
 		signing := keys.SigningInput(v.Algorithm, id, in.Payload)
 		sig, err := s.crypto.Sign(ctx, o.key.Ref(v), digestOf(v.Algorithm, signing))
@@ -65,8 +65,12 @@ func (s *Service) Verify(ctx context.Context, req Request, key string, in api.Ve
 		func(ctx context.Context, o *op) (api.VerifyResponse, error) { return s.verify(ctx, o, &in) })
 }
 
-func (s *Service) verify(ctx context.Context, o *op, in *api.VerifyRequest) (api.VerifyResponse, error) {
-	var out api.VerifyResponse
+func (s *Service) verify(ctx context.Context, o *op, in *api.VerifyRequest) (out api.VerifyResponse, err error) {
+	defer func() {
+		if err == nil {
+			o.rec.Reason = out.Reason // why the signature is not valid
+		}
+	}()
 	sig, perr := parseSignature(o.rec.Key, in)
 	if err := o.authorise(sig.version); err != nil {
 		return out, err
@@ -77,7 +81,7 @@ func (s *Service) verify(ctx context.Context, o *op, in *api.VerifyRequest) (api
 	if err := o.purpose(keys.PurposeSign); err != nil {
 		return out, err
 	}
-	v, err := o.key.Version(sig.version)
+	v, err := o.version(sig.version)
 	if err != nil {
 		return out, err
 	}
@@ -89,11 +93,11 @@ func (s *Service) verify(ctx context.Context, o *op, in *api.VerifyRequest) (api
 		out.Reason = string(state)
 		return out, nil
 	case keys.Archived:
-		if !o.may(authz.ActionRecover, v) {
+		if !o.mayRecover(v) {
 			return out, state.CheckUse(keys.UseProcess)
 		}
 	}
-	if sig.algorithm != "" && sig.algorithm != string(v.Algorithm) {
+	if sig.jws && sig.algorithm != string(v.Algorithm) {
 		out.Reason = api.ReasonAlgorithm
 		return out, nil
 	}
