@@ -140,6 +140,8 @@ func (k *checker) file(path, name string, forbidden os.FileMode) {
 		k.addf(path, "the file cannot be read: %v", err)
 	case info.IsDir():
 		k.addf(path, "%s is a directory; name a file", name)
+	case !info.Mode().IsRegular():
+		k.addf(path, "%s is no regular file", name)
 	case info.Mode().Perm()&forbidden != 0:
 		may := "change"
 		if forbidden&0o004 != 0 {
@@ -209,12 +211,12 @@ func (k *checker) tokens() {
 		if k.required(at+".module", t.Module, "the path of the vendor's PKCS#11 library (.so)") {
 			k.file(at+".module", t.Module, writeByAll)
 		}
-		if (t.Label == "") == (t.Serial == "") {
-			k.addf(at, "give either label or serial of the token")
+		if t.Label == "" && t.Serial == "" && !k.broken[at+".label"] && !k.broken[at+".serial"] {
+			k.addf(at, "give the label or the serial of the token, or both; exactly one token must match")
 		}
 		k.pin(at, t)
 		k.count(at+".sessions", t.Sessions, 1, 1024)
-		k.count(at+".max_stuck", t.MaxStuck, 1, 1024)
+		k.count(at+".max_stuck", t.MaxStuck, 0, 1024)
 		k.between(at+".session_wait", t.SessionWait, time.Millisecond, 5*time.Minute)
 		k.between(at+".stuck_after", t.StuckAfter, time.Second, time.Hour)
 		k.between(at+".canary_interval", t.CanaryInterval, time.Second, 10*time.Minute)
@@ -224,6 +226,8 @@ func (k *checker) tokens() {
 
 func (k *checker) pin(at string, t *Token) {
 	switch {
+	case k.broken[at+".pin_file"], k.broken[at+".pin_env"]:
+		return
 	case (t.PINFile == "") == (t.PINEnv == ""):
 		k.addf(at, "give either pin_file or pin_env; the PIN itself never stands in this file")
 		return
@@ -243,6 +247,8 @@ func (k *checker) pin(at string, t *Token) {
 		k.addf(at+".pin_file", "names a file that does not exist or cannot be reached; it must hold the PIN")
 	case info.IsDir():
 		k.addf(at+".pin_file", "names a directory; it must be a file that holds the PIN")
+	case !info.Mode().IsRegular():
+		k.addf(at+".pin_file", "is no regular file; it must be a file that holds the PIN")
 	case info.Mode().Perm()&0o077 != 0:
 		k.addf(at+".pin_file", "%s has the mode %04o: others may read the PIN; run: chmod 600 %s", t.PINFile, info.Mode().Perm(), t.PINFile)
 	default:
@@ -277,16 +283,19 @@ func (k *checker) limits() {
 	k.count("limits.failed_login_burst", l.FailedLoginBurst, 1, 1e6)
 	k.count("limits.failed_decrypts_per_minute", l.FailedDecryptsPerMinute, 1, 1e6)
 	k.count("limits.failed_decrypt_burst", l.FailedDecryptBurst, 1, 1e6)
-	for _, s := range []struct {
-		path string
-		size strictyaml.Size
-	}{{"request.max_body", r.MaxBody}, {"request.max_batch_body", r.MaxBatchBody}} {
-		if s.size < 1<<10 || s.size > 1<<30 {
-			k.addf(s.path, "is %dB; it must be between 1KiB and 1GiB", s.size)
+	k.size("request.max_body", r.MaxBody)
+	if _, given := k.c.lines["request.max_batch_body"]; given {
+		k.size("request.max_batch_body", r.MaxBatchBody)
+		if r.MaxBatchBody < r.MaxBody {
+			k.addf("request.max_batch_body", "is less than max_body")
 		}
 	}
-	if r.MaxBatchBody < r.MaxBody {
-		k.addf("request.max_batch_body", "is less than max_body")
-	}
+	k.count("request.max_in_flight", r.MaxInFlight, 1, 1e6)
 	k.between("request.timeout", r.Timeout, time.Second, 10*time.Minute)
+}
+
+func (k *checker) size(path string, got strictyaml.Size) {
+	if got < 1<<10 || got > 1<<30 {
+		k.addf(path, "is %dB; it must be between 1KiB and 1GiB", got)
+	}
 }

@@ -69,9 +69,10 @@ type Token struct {
 	Sessions       int           `yaml:"sessions"`
 	SessionWait    time.Duration `yaml:"session_wait"`
 	StuckAfter     time.Duration `yaml:"stuck_after"`
-	MaxStuck       int           `yaml:"max_stuck"`
+	MaxStuck       int           `yaml:"max_stuck"` // 0: half of Sessions
 	CanaryInterval time.Duration `yaml:"canary_interval"`
 	GCMIV          string        `yaml:"gcm_iv"`
+	ExitWhenStuck  bool          `yaml:"exit_when_stuck"`
 }
 
 // Store is where keys and rotations are kept.
@@ -138,6 +139,7 @@ type Limits struct {
 type Request struct {
 	MaxBody      strictyaml.Size `yaml:"max_body"`
 	MaxBatchBody strictyaml.Size `yaml:"max_batch_body"`
+	MaxInFlight  int             `yaml:"max_in_flight"`
 	Timeout      time.Duration   `yaml:"timeout"`
 }
 
@@ -145,6 +147,7 @@ type Request struct {
 type Log struct {
 	Level  string `yaml:"level"`
 	Format string `yaml:"format"`
+	Access bool   `yaml:"access"`
 }
 
 // SlogLevel returns the configured level.

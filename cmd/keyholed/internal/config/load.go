@@ -27,7 +27,7 @@ func Default() *Config {
 			FailedLoginsPerMinute: 60, FailedLoginBurst: 30,
 			FailedDecryptsPerMinute: 60, FailedDecryptBurst: 100,
 		},
-		Request:        Request{MaxBody: 1 << 20, MaxBatchBody: 16 << 20, Timeout: 30 * time.Second},
+		Request:        Request{MaxBody: 1 << 20, MaxBatchBody: 8 << 20, MaxInFlight: 1024, Timeout: 30 * time.Second},
 		Log:            Log{Level: "info", Format: "json"},
 		ReloadInterval: 5 * time.Second,
 		ShutdownGrace:  25 * time.Second,
@@ -37,8 +37,8 @@ func Default() *Config {
 // SetDefaults implements strictyaml.Defaulter.
 func (t *Token) SetDefaults() {
 	t.Sessions, t.SessionWait = 8, 5*time.Second
-	t.StuckAfter, t.MaxStuck = 30*time.Second, 4
-	t.CanaryInterval, t.GCMIV = 10*time.Second, "caller"
+	t.StuckAfter, t.CanaryInterval = 10*time.Second, 10*time.Second
+	t.GCMIV = "caller"
 }
 
 // SetDefaults implements strictyaml.Defaulter.
@@ -95,6 +95,9 @@ func (c *Config) fill() {
 		if c.TLS.ClientCAFile != "" {
 			c.TLS.ClientAuth = ClientAuthOptional
 		}
+	}
+	if _, given := c.lines["request.max_batch_body"]; !given {
+		c.Request.MaxBatchBody = max(c.Request.MaxBatchBody, c.Request.MaxBody)
 	}
 	if c.Node == "" {
 		c.Node, _ = os.Hostname() // an empty name is refused by check

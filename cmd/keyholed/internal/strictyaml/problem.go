@@ -78,9 +78,17 @@ func OneOf(words []string) string {
 
 // Nearest returns the word that got was probably meant to be, or "".
 func Nearest(got string, words []string) string {
-	best, least := "", max(len(got)/3, 1)+1
+	got = strings.ToLower(got)
+	best, least := "", 2
+	if len(got) > 3 {
+		least = max(len(got)/3, 2) + 1
+	}
 	for _, w := range words {
-		if d := distance(strings.ToLower(got), w); d < least {
+		d := distance(got, w)
+		if len(w) > 2 && strings.HasPrefix(got, w) {
+			d = 1 // "warning" for "warn"
+		}
+		if d < least {
 			best, least = w, d
 		}
 	}

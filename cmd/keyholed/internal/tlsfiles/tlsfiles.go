@@ -156,13 +156,13 @@ func (f *Files) Paths() []string {
 	return paths
 }
 
-// Required reports whether every client must show a certificate.
-func (f *Files) Required() bool { return f.cfg.ClientAuth == tls.RequireAndVerifyClientCert }
+// required reports whether every client must show a certificate.
+func (f *Files) required() bool { return f.cfg.ClientAuth == tls.RequireAndVerifyClientCert }
 
-// Trusted reports whether one of the chains that TLS verified when the
+// trusted reports whether one of the chains that TLS verified when the
 // connection was made ends at a CA of now. It is for connections that lived
 // through a reload.
-func (f *Files) Trusted(chains [][]*x509.Certificate) bool {
+func (f *Files) trusted(chains [][]*x509.Certificate) bool {
 	for _, chain := range chains {
 		if len(chain) == 0 {
 			continue

@@ -1,0 +1,36 @@
+package server
+
+import (
+	"errors"
+
+	"keyhole/audit"
+	"keyhole/cmd/keyholed/internal/exit"
+	"keyhole/hsm"
+)
+
+// hsmError gives an error of the HSM layer its exit status and what to do.
+func hsmError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, hsm.ErrPIN):
+		return exit.With(exit.PIN, "the PIN was tried once and is not tried again: correct the PIN file before the next start, "+
+			"or repeated starts will lock the token", err)
+	case errors.Is(err, hsm.ErrNoModule):
+		return exit.With(exit.HSM, "check tokens[].module and that the vendor's client software is installed and configured (module_env)", err)
+	case errors.Is(err, hsm.ErrNotInitialised):
+		return exit.With(exit.HSM, "initialise the token with the vendor's tool, for SoftHSM: softhsm2-util --init-token", err)
+	case errors.Is(err, hsm.ErrNoToken):
+		return exit.With(exit.HSM, "check label and serial in tokens[]; `pkcs11-tool --module MODULE --list-token-slots` lists what there is", err)
+	}
+	return exit.With(exit.HSM, "", err)
+}
+
+func auditError(err error) error {
+	if errors.Is(err, audit.ErrInUse) {
+		return exit.With(exit.Audit, "another keyholed runs on this audit directory; each gateway needs its own", err)
+	}
+	return exit.With(exit.Audit, "without its audit log the gateway does nothing: see that the disk has room and the directory is writable", err)
+}
+
+func storeError(err error) error { return exit.With(exit.Store, "", err) }
