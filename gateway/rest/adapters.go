@@ -162,12 +162,10 @@ func (c *call) checkQuery() error {
 }
 
 // page reads the parameters of a list: where it goes on, and how far.
-func (c *call) page(cursor string, valid func(string) error) (at string, limit int, err error) {
+func (c *call) page(cursor string, valid func(string) bool) (at string, limit int, err error) {
 	query := c.r.URL.Query()
-	if at = query.Get(cursor); at != "" {
-		if err := valid(at); err != nil {
-			return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "%q is not what \"next\" of a page was", cursor))
-		}
+	if at = query.Get(cursor); at != "" && !valid(at) {
+		return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "%q must be what \"next\" of a page was", cursor))
 	}
 	text := query.Get("limit")
 	if text == "" {
@@ -177,4 +175,14 @@ func (c *call) page(cursor string, valid func(string) error) (at string, limit i
 		return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "\"limit\" must be an integer from 1 to %d", gateway.MaxPage))
 	}
 	return at, limit, nil
+}
+
+// isRotationID is as lax as the route of one rotation.
+func isRotationID(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return len(s) <= 64
 }

@@ -32,7 +32,7 @@ func credentials(r *http.Request) (authz.Credentials, *authz.Failure) {
 		return c, unreadable("other-scheme", "the Authorization header must be \"Bearer\" and a token")
 	}
 	if token = strings.TrimLeft(token, " "); !isToken(token) {
-		return c, unreadable("malformed", "the bearer token has no such form")
+		return c, unreadable("malformed-token", "the bearer token has no such form")
 	}
 	c.Token = token
 	return c, nil

@@ -99,7 +99,7 @@ func getKey(c *call) error {
 }
 
 func listKeys(c *call) error {
-	after, limit, err := c.page("after", keys.CheckName)
+	after, limit, err := c.page("after", func(s string) bool { return keys.CheckName(s) == nil })
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func openAPI(c *call) error {
 }
 
 func listRotations(c *call) error {
-	before, limit, err := c.page("before", func(string) error { return nil })
+	before, limit, err := c.page("before", isRotationID)
 	if err != nil {
 		return err
 	}
