@@ -118,8 +118,8 @@ func (e *Engine) beginRotate(ctx context.Context, actor Actor, name string, s Ro
 		if alg.Purpose() != k.Purpose {
 			return nil, keys.Errorf(keys.ErrWrongPurpose, "key %q is for %q; %s cannot follow", name, k.Purpose, alg)
 		}
-		if s.Bits != 0 || alg.Family() != k.Algorithm.Family() {
-			bits = s.Bits // 0: the new family's default
+		if s.Bits != 0 || alg.Family() != keys.FamilyRSA || k.Algorithm.Family() != keys.FamilyRSA {
+			bits = s.Bits // 0: the algorithm's own; only one RSA key follows another's size
 		}
 		if bits, err = alg.KeyBits(bits); err != nil {
 			return nil, err
