@@ -12,6 +12,7 @@ import (
 	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/cmd/keyhole/internal/term"
 	"keyhole/gateway/api"
+	"keyhole/keys"
 )
 
 func keyCmd(a *app.App) *cobra.Command {
@@ -98,6 +99,9 @@ as PEM, for openssl and others. -o json prints the description of the version.`,
 			v, err := versionIn(k, id)
 			if err != nil {
 				return err
+			}
+			if v.PublicKey == "" {
+				return keys.Errorf(keys.ErrWrongPurpose, "%s is a secret key (%s): there is no public key", v.KeyID, v.Algorithm)
 			}
 			return a.Print(v, func(w io.Writer) error {
 				_, err := io.WriteString(w, v.PublicKey)

@@ -16,7 +16,13 @@ type Stopped struct {
 	Err  error
 }
 
-func (e *Stopped) Error() string { return fmt.Sprintf("after %d items: %s", e.Done, errorText(e.Err)) }
+func (e *Stopped) Error() string {
+	plural := "s"
+	if e.Done == 1 {
+		plural = ""
+	}
+	return fmt.Sprintf("after %d item%s: %s", e.Done, plural, errorText(e.Err))
+}
 
 // Unwrap returns what went wrong.
 func (e *Stopped) Unwrap() error { return e.Err }
