@@ -1,0 +1,81 @@
+package hsm
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThalesGroup/crypto11"
+	"github.com/miekg/pkcs11"
+
+	"keyhole/keys"
+)
+
+// newContext makes a crypto11 context on m, with the settings that crypto11
+// needs to behave. The first one initialises the module. The PIN is removed
+// from the configuration, which the context keeps.
+func (m *module) newContext(c *crypto11.Config) (_ *crypto11.Context, err error) {
+	defer func() {
+		c.Pin = ""
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic in crypto11: %v: %w", r, keys.ErrHSM)
+		}
+	}()
+	c.Path = m.path
+	c.MaxSessions = 2                    // one that holds the login, one to work with; the default is 1024
+	c.PoolWaitTimeout = 30 * time.Second // the default waits for ever
+	c.GCMIVLength = gcmIVSize            // the default is 16
+	ctx, err := crypto11.Configure(c)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	m.contexts++
+	m.mu.Unlock()
+	return ctx, nil
+}
+
+// closeContext closes c; with the last one crypto11 finalises the module.
+func (m *module) closeContext(c *crypto11.Context) {
+	defer func() { _ = recover() }() // crypto11 panics when it has lost count
+	m.mu.Lock()
+	m.contexts--
+	if m.contexts == 0 {
+		m.epoch++
+	}
+	m.mu.Unlock()
+	_ = c.Close() // always nil
+}
+
+func (m *module) users() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.contexts
+}
+
+// anchor initialises the module by a context that does not log in, so that
+// its tokens can be looked at first. When that fails the error says what the
+// module has.
+func (m *module) anchor(t TokenConfig) (*crypto11.Context, error) {
+	c := &crypto11.Config{LoginNotSupported: true, TokenSerial: t.Serial}
+	if t.Serial == "" {
+		c.TokenLabel = t.Label
+	}
+	anchor, err := m.newContext(c)
+	if err == nil {
+		return anchor, nil
+	}
+	var code pkcs11.Error
+	if errors.As(err, &code) {
+		return nil, fmt.Errorf("%v: %w", t, wrap(opInitialize, err))
+	}
+	// crypto11 has no error value for "not found".
+	found, skipped, surveyErr := m.surveyClosed()
+	if surveyErr != nil {
+		return nil, fmt.Errorf("%v: %w", t, surveyErr)
+	}
+	if _, pickErr := pick(t, found, skipped); pickErr != nil {
+		return nil, pickErr
+	}
+	return nil, fmt.Errorf("%v: %w", t, wrap(opInitialize, err))
+}

@@ -1,0 +1,266 @@
+package hsm
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ThalesGroup/crypto11"
+	"github.com/miekg/pkcs11"
+
+	"keyhole/hsm/internal/public"
+	"keyhole/keys"
+)
+
+// Generate makes the objects of ref: it proves that neither the CKA_ID nor
+// the label exists on the token, generates, reads the attributes back and
+// compares them with what was asked for, and uses the key once. Whatever
+// fails, also the caller's leaving, leaves nothing behind, unless the process
+// dies in it or the token stops answering. Errors: keys.ErrInvalid,
+// ErrUnsupported, ErrKeyExists, ErrOverloaded, ErrTimeout, ErrHSM.
+func (h *HSM) Generate(ctx context.Context, ref keys.Ref) (keys.Generated, error) {
+	t, err := h.token(ref.Token)
+	if err != nil {
+		return keys.Generated{}, err
+	}
+	if err := h.Capable(ref.Token, ref.Algorithm); err != nil {
+		return keys.Generated{}, err
+	}
+	if ref.Bits, err = ref.Algorithm.KeyBits(ref.Bits); err != nil {
+		return keys.Generated{}, err
+	}
+	if ref.Label == "" || ref.ID == (keys.ObjectID{}) {
+		return keys.Generated{}, keys.Errorf(keys.ErrInvalid, "a key needs a label and a random id")
+	}
+	var made keys.Generated
+	err = t.managed(ctx, func(s *session, abandoned func() bool) error {
+		var err error
+		if made, err = t.generate(s, &ref); err == nil && abandoned() {
+			t.cleanUp(&ref)
+			err = ended(ctx)
+		}
+		return err
+	})
+	if err != nil {
+		return keys.Generated{}, err
+	}
+	return made, nil
+}
+
+func (t *token) generate(s *session, ref *keys.Ref) (keys.Generated, error) {
+	if err := t.absent(s, ref); err != nil {
+		return keys.Generated{}, err
+	}
+	tmpl := newTemplate(spec{alg: ref.Algorithm, bits: ref.Bits, id: ref.ID[:], label: ref.Label, token: true, curve: t.edCurve})
+	err := again(func() error {
+		err := t.makeKey(s, tmpl)
+		if err != nil {
+			t.cleanUp(ref) // half a pair may be there
+		}
+		return err
+	})
+	if err != nil {
+		return keys.Generated{}, err
+	}
+	made, err := t.inspect(s, ref, tmpl)
+	if err != nil {
+		t.cleanUp(ref)
+		return keys.Generated{}, err
+	}
+	return made, nil
+}
+
+// absent proves that no key has the id, and no object at all the label.
+func (t *token) absent(s *session, ref *keys.Ref) error {
+	byID, err := t.keysByID(s, ref.ID)
+	if err != nil {
+		return err
+	}
+	byLabel, err := t.find(s, 1, pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_LABEL, ref.Label))
+	if err != nil {
+		return err
+	}
+	if len(byID)+len(byLabel) > 0 {
+		return keys.Errorf(keys.ErrKeyExists, "the token %q has an object with the id or the label of %s", t.Name, ref.Label)
+	}
+	return nil
+}
+
+// cleanUp removes what a failed generation left, on a session of its own: the
+// one that failed may be dead.
+func (t *token) cleanUp(ref *keys.Ref) {
+	s := &session{rw: true}
+	err := t.ready(s)
+	if err == nil {
+		err = t.destroy(s, ref)
+		t.drop(s)
+	}
+	if err != nil {
+		t.log.Error("objects of a failed generation may be left on the token", "label", ref.Label, "cka_id", ref.ID, "err", err)
+	}
+}
+
+// makeKey generates a token object: by crypto11 what it can.
+func (t *token) makeKey(s *session, tmpl template) error {
+	if tmpl.alg.Family() == keys.FamilyEd25519 {
+		_, _, err := t.generateOn(s, tmpl)
+		return err
+	}
+	err := t.makeByCrypto11(tmpl)
+	if c := classify(err); c != classSession && c != classLogin && c != classHandle {
+		return err
+	}
+	// crypto11 keeps dead sessions for ever: it gets a new context.
+	if err := t.renew(); err != nil {
+		return err
+	}
+	return t.makeByCrypto11(tmpl)
+}
+
+// renew replaces the crypto11 context.
+func (t *token) renew() error {
+	t.loginMu.Lock()
+	defer t.loginMu.Unlock()
+	t.gen.Add(1)
+	return t.configure()
+}
+
+func (t *token) makeByCrypto11(tmpl template) (err error) {
+	t.contexts.mu.Lock()
+	c := t.contexts.current
+	t.contexts.mu.Unlock()
+	if c == nil {
+		return fmt.Errorf("token %q is not open: %w", t.Name, keys.ErrHSM)
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic in crypto11: %v: %w", r, keys.ErrHSM)
+		}
+	}()
+	start := time.Now()
+	switch tmpl.alg.Family() {
+	case keys.FamilyEC:
+		_, err = c.GenerateECDSAKeyPairWithAttributes(attributeSet(tmpl.public), attributeSet(tmpl.private), public.Curve(tmpl.alg))
+	case keys.FamilyRSA:
+		_, err = c.GenerateRSAKeyPairWithAttributes(attributeSet(tmpl.public), attributeSet(tmpl.private), tmpl.bits)
+	case keys.FamilyAES:
+		_, err = c.GenerateSecretKeyWithAttributes(attributeSet(tmpl.private), tmpl.bits, crypto11.CipherAES)
+	case keys.FamilyHMAC:
+		_, err = c.GenerateSecretKeyWithAttributes(attributeSet(tmpl.private), tmpl.bits, crypto11.CipherGeneric)
+	}
+	return t.note(opGenerate, start, err)
+}
+
+// generateOn generates by miekg/pkcs11, on s; pub is 0 for secret keys.
+func (t *token) generateOn(s *session, tmpl template) (pub, key pkcs11.ObjectHandle, err error) {
+	start := time.Now()
+	if tmpl.public != nil {
+		pub, key, err = t.mod.ctx.GenerateKeyPair(s.h, mechanism(tmpl.mechanism, nil), tmpl.public, tmpl.private)
+	} else {
+		key, err = t.mod.ctx.GenerateKey(s.h, mechanism(tmpl.mechanism, nil), tmpl.private)
+	}
+	return pub, key, t.note(opGenerate, start, err)
+}
+
+// inspect finds a fresh key, reads back what it is, and uses it once.
+func (t *token) inspect(s *session, ref *keys.Ref, tmpl template) (keys.Generated, error) {
+	key, err := t.findKey(s, ref.ID, ref.Algorithm)
+	if err != nil {
+		return keys.Generated{}, err
+	}
+	// Of the values: never in plain outside, not even before the attributes
+	// were set; made here, not imported.
+	born := []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_ALWAYS_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_NEVER_EXTRACTABLE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_LOCAL, true),
+	}
+	if err := t.readBack(s, key, slices.Concat(tmpl.private, born)); err != nil {
+		return keys.Generated{}, err
+	}
+	made := keys.Generated{NeverExtractable: true, AlwaysSensitive: true}
+	h := handle{key: key, alg: ref.Algorithm, bits: ref.Bits}
+	if tmpl.public != nil {
+		pub, err := t.findOne(s, ref.ID, pkcs11.CKO_PUBLIC_KEY)
+		if err != nil {
+			return keys.Generated{}, err
+		}
+		if err := t.readBack(s, pub, tmpl.public); err != nil {
+			return keys.Generated{}, err
+		}
+		if made.PublicKey, h.pub, err = t.export(s, pub, ref.Algorithm, ref.Bits); err != nil {
+			return keys.Generated{}, err
+		}
+	}
+	if made.Check, err = t.makeCheck(s, h, made.PublicKey); err != nil {
+		return keys.Generated{}, err
+	}
+	o, err := newObject(&keys.Ref{Label: ref.Label, Algorithm: ref.Algorithm, Bits: ref.Bits, PublicKey: made.PublicKey, Check: made.Check})
+	if err != nil {
+		return keys.Generated{}, err
+	}
+	o.found.Store(&found{key, s.gen}) // proved just now
+	t.objects.Store(ref.ID, o)
+	return made, nil
+}
+
+// readBack compares an object's attributes with those wanted. A usage that
+// the token does not know counts as false.
+func (t *token) readBack(s *session, o pkcs11.ObjectHandle, want []*pkcs11.Attribute) error {
+	for _, w := range want {
+		got, err := t.bytesOf(s, o, w.Type)
+		unknown := classify(err) == classCaller
+		if err != nil && !unknown {
+			return err
+		}
+		same := bytes.Equal(got, w.Value)
+		switch {
+		case unknown:
+			same = slices.Contains(slices.Concat(publicUses, privateUses, secretUses), w.Type) && bytes.Equal(w.Value, []byte{0})
+		case w.Type == pkcs11.CKA_EC_PARAMS && !same:
+			same = slices.ContainsFunc(edwardsCurves, func(c []byte) bool { return bytes.Equal(c, w.Value) }) &&
+				slices.ContainsFunc(edwardsCurves, func(c []byte) bool { return bytes.Equal(c, got) })
+		}
+		if !same {
+			return fmt.Errorf("token %q made a key whose attribute 0x%X is %X, not %X; the key is not used: %w", t.Name, w.Type, got, w.Value, keys.ErrHSM)
+		}
+	}
+	return nil
+}
+
+// export reads a public key object.
+func (t *token) export(s *session, o pkcs11.ObjectHandle, alg keys.Algorithm, bits int) (spki []byte, pub *public.Key, err error) {
+	if alg.Family() == keys.FamilyRSA {
+		modulus, err := t.bytesOf(s, o, pkcs11.CKA_MODULUS)
+		if err != nil {
+			return nil, nil, err
+		}
+		exponent, err := t.bytesOf(s, o, pkcs11.CKA_PUBLIC_EXPONENT)
+		if err != nil {
+			return nil, nil, err
+		}
+		spki, err = public.FromRSA(modulus, exponent, bits)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", keys.ErrHSM, err)
+		}
+	} else {
+		point, err := t.bytesOf(s, o, pkcs11.CKA_EC_POINT)
+		if err != nil {
+			return nil, nil, err
+		}
+		if alg == keys.EdDSA {
+			spki, err = public.FromEdPoint(point)
+		} else {
+			spki, err = public.FromECPoint(alg, point)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", keys.ErrHSM, err)
+		}
+	}
+	if pub, err = public.Parse(alg, spki); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", keys.ErrHSM, err)
+	}
+	return spki, pub, nil
+}

@@ -1,0 +1,104 @@
+package hsm
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"keyhole/keys"
+)
+
+// TokenHealth is what Health says of a token.
+type TokenHealth struct {
+	Name          string
+	Ready         bool
+	Detail        string // why not; else ""
+	SessionsInUse int
+	SessionsMax   int
+	Stuck         int // calls that have run longer than StuckAfter
+	// Hung says that only a restart of the process helps: MaxStuck calls, or
+	// the canary or a management operation, hang in the module.
+	Hung bool
+}
+
+// Health says how the tokens are, in the order of the configuration.
+func (h *HSM) Health() []TokenHealth {
+	all := make([]TokenHealth, len(h.names))
+	for i, name := range h.names {
+		all[i] = h.tokens[name].health()
+	}
+	return all
+}
+
+func (t *token) health() TokenHealth {
+	th := TokenHealth{Name: t.Name, SessionsMax: t.Sessions}
+	th.SessionsInUse, th.Stuck = t.pool.Load(time.Now(), t.StuckAfter)
+	canary := t.canary.health(t.now(), t.StuckAfter)
+	switch {
+	case th.Stuck >= t.MaxStuck:
+		th.Hung, th.Detail = true, fmt.Sprintf("%d calls hang since more than %s; restart the process", th.Stuck, t.StuckAfter)
+	case canary.hangs:
+		th.Hung, th.Detail = true, fmt.Sprintf("the canary hangs since more than %s; restart the process", t.StuckAfter)
+	case t.manage.stuck(time.Now()):
+		th.Hung, th.Detail = true, fmt.Sprintf("a management operation hangs since more than %s; restart the process", manageStuck)
+	case t.down.Load() != nil:
+		th.Detail = (*t.down.Load()).Error()
+	case canary.trouble != nil:
+		th.Detail = "the canary failed: " + canary.trouble.Error()
+	case t.breaker.State() == gobreaker.StateOpen:
+		th.Detail = "not used for a moment after device errors"
+	default:
+		th.Ready = true
+	}
+	return th
+}
+
+type canaryHealth struct {
+	hangs   bool
+	trouble error
+}
+
+func (c *canary) health(now time.Time, stuckAfter time.Duration) canaryHealth {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return canaryHealth{hangs: !c.since.IsZero() && now.Sub(c.since) > stuckAfter, trouble: c.trouble}
+}
+
+// TokenInfo is what Describe says of a token.
+type TokenInfo struct {
+	Name         string // as keys name it
+	Module       string // path, without symbolic links
+	Label        string
+	Serial       string
+	Manufacturer string
+	Model        string
+	Firmware     string
+	// Capabilities has every algorithm that Keyhole knows: true where a
+	// round trip worked. Limits says of the others why not.
+	Capabilities map[keys.Algorithm]bool
+	Limits       map[keys.Algorithm]string
+}
+
+// Describe says what the tokens are, in the order of the configuration.
+func (h *HSM) Describe() []TokenInfo {
+	all := make([]TokenInfo, len(h.names))
+	for i, name := range h.names {
+		t := h.tokens[name]
+		slot := t.slot.Load()
+		info := TokenInfo{
+			Name: name, Module: t.mod.path, Label: slot.Label, Serial: slot.SerialNumber,
+			Manufacturer: slot.ManufacturerID, Model: slot.Model,
+			Firmware:     fmt.Sprintf("%d.%d", slot.FirmwareVersion.Major, slot.FirmwareVersion.Minor),
+			Capabilities: map[keys.Algorithm]bool{}, Limits: map[keys.Algorithm]string{},
+		}
+		for alg, limit := range t.limits {
+			info.Capabilities[alg] = limit == nil
+			if limit != nil {
+				info.Limits[alg] = reason(limit)
+			}
+		}
+		all[i] = info
+	}
+	return all
+}

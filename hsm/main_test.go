@@ -1,0 +1,69 @@
+package hsm
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"testing"
+
+	"keyhole/keys"
+	"keyhole/softhsm"
+	"keyhole/softhsm/softhsmtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(softhsmtest.Main(m, 30)) }
+
+// tokenConfig is the configuration of tok, under the name "t".
+func tokenConfig(tok *softhsm.Token) TokenConfig {
+	return TokenConfig{
+		Name: "t", Module: tok.Module, Serial: tok.Serial,
+		PIN: func() ([]byte, error) { return []byte(tok.PIN), nil },
+	}
+}
+
+// start opens tok, and closes it at the test's end.
+func start(tb testing.TB, tok *softhsm.Token, change ...func(*Config)) *HSM {
+	tb.Helper()
+	c := Config{Tokens: []TokenConfig{tokenConfig(tok)}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	for _, f := range change {
+		f(&c)
+	}
+	h, err := Open(context.Background(), c)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return h
+}
+
+// generate makes a key and returns its complete Ref.
+func generate(tb testing.TB, h *HSM, label string, alg keys.Algorithm, bits int) keys.Ref {
+	tb.Helper()
+	ref := keys.Ref{Token: h.DefaultToken(), ID: keys.NewObjectID(), Label: label, Algorithm: alg, Bits: bits}
+	made, err := h.Generate(context.Background(), ref)
+	if err != nil {
+		tb.Fatalf("generating %s: %v", alg, err)
+	}
+	ref.Bits, err = alg.KeyBits(bits)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ref.PublicKey, ref.Check = made.PublicKey, made.Check
+	return ref
+}
+
+// input is something that alg signs.
+func input(alg keys.Algorithm) []byte {
+	message := []byte("a message")
+	if !alg.TakesDigest() {
+		return message
+	}
+	h := alg.Hash().New()
+	h.Write(message)
+	return h.Sum(nil)
+}
