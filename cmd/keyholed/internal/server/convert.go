@@ -1,16 +1,12 @@
 package server
 
 import (
-	"context"
 	"log/slog"
-	"maps"
-	"slices"
 
 	"keyhole/authz"
 	"keyhole/cmd/keyholed/internal/config"
 	"keyhole/cmd/keyholed/internal/metrics"
 	"keyhole/hsm"
-	"keyhole/keys"
 )
 
 func hsmConfig(c *config.Config, log *slog.Logger, m *metrics.Set) hsm.Config {
@@ -31,22 +27,6 @@ func limits(c *config.Config) authz.LimiterConfig {
 		Rate: float64(l.RequestsPerSecond), Burst: l.Burst, InFlight: l.InFlight,
 		FailedLogins: float64(l.FailedLoginsPerMinute) / 60, FailedLoginBurst: l.FailedLoginBurst,
 		FailedOperations: float64(l.FailedDecryptsPerMinute) / 60, FailedOperationBurst: l.FailedDecryptBurst,
-	}
-}
-
-// tell logs which tokens were found and what they can do.
-func tell(ctx context.Context, log *slog.Logger, token *hsm.HSM) {
-	for _, t := range token.Describe() {
-		var can, cannot []keys.Algorithm
-		for _, alg := range slices.Sorted(maps.Keys(t.Capabilities)) {
-			if t.Capabilities[alg] {
-				can = append(can, alg)
-			} else {
-				cannot = append(cannot, alg)
-			}
-		}
-		log.InfoContext(ctx, "token open", "token", t.Name, "label", t.Label, "serial", t.Serial,
-			"manufacturer", t.Manufacturer, "model", t.Model, "module", t.Module, "algorithms", can, "not_supported", cannot)
 	}
 }
 

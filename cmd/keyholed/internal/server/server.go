@@ -23,6 +23,7 @@ import (
 	"keyhole/cmd/keyholed/internal/material"
 	"keyhole/cmd/keyholed/internal/metrics"
 	"keyhole/cmd/keyholed/internal/reload"
+	"keyhole/cmd/keyholed/internal/tlsfiles"
 	"keyhole/gateway"
 	"keyhole/gateway/rest"
 	"keyhole/hsm"
@@ -46,12 +47,26 @@ type Options struct {
 // Run serves until ctx ends or a part fails for good, and then closes
 // everything in order. Its error carries an exit status (package exit); it is
 // nil after an orderly end by ctx.
-func Run(ctx context.Context, c *config.Config, o Options) (err error) {
+func Run(ctx context.Context, c *config.Config, o Options) error {
+	err := run(ctx, c, o)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		o.Log.Info("stopped while starting", "err", err)
+		return nil
+	}
+	return err
+}
+
+func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	m := metrics.New(o.Version, o.Revision)
 
 	files, err := material.Load(ctx, c, material.Options{Fetch: true, Log: o.Log})
 	if err != nil {
 		return exit.With(exit.Config, "", err)
+	}
+	for _, cert := range append(files.TLS.ClientCAs(), files.TLS.Certificate()) {
+		if err := tlsfiles.Expiring(cert, time.Now()); err != nil {
+			o.Log.Warn("a certificate needs attention", "err", err)
+		}
 	}
 
 	auditLog, err := audit.Open(audit.Config{Dir: c.Audit.Dir, Node: c.Node, Log: o.Log, Observe: m.AuditCommit})
@@ -86,7 +101,6 @@ func Run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return hsmError(err)
 	}
 	defer func() { err = errors.Join(err, hsmError(token.Close())) }()
-	tell(ctx, o.Log, token)
 
 	engine := rotation.New(rotation.Config{
 		Store: db, Token: token, Audit: auditLog, Keys: cache.Keys, Refresh: cache.Refresh, Log: o.Log,
@@ -150,6 +164,7 @@ func Run(ctx context.Context, c *config.Config, o Options) (err error) {
 	if lerr := loops.Wait(); lerr != nil && !errors.Is(lerr, context.Canceled) {
 		err = errors.Join(err, lerr)
 	}
+	o.Log.Info("stopped serving; closing")
 	return err
 }
 

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -145,7 +146,7 @@ func (f *Files) ServerConfig() *tls.Config {
 func (f *Files) Certificate() *x509.Certificate { return f.current.Load().leaf }
 
 // ClientCAs returns the CAs of client certificates.
-func (f *Files) ClientCAs() []*x509.Certificate { return f.current.Load().cas }
+func (f *Files) ClientCAs() []*x509.Certificate { return slices.Clone(f.current.Load().cas) }
 
 // Paths returns the files to watch.
 func (f *Files) Paths() []string {
