@@ -112,6 +112,8 @@ func as(name string, groups ...string) gateway.Request {
 	}
 }
 
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
 var (
 	admin   = as("root", "admins")
 	alice   = as("alice", "agents")
