@@ -364,20 +364,20 @@ func TestRunPolls(t *testing.T) {
 		o := &observed{Store: db}
 		c := store.NewCache(o, store.CacheConfig{})
 		stop := run(t, c)
-		settle(o, 1)
+		settle(t, o, 1)
 		s, err := c.Snapshot()
 		if err != nil {
 			t.Fatal(err)
 		}
 		has(t, s)
 		create(t, db, storetest.NewKey("payments", 1)) // by another gateway, say
-		settle(o, 2)
+		settle(t, o, 2)
 		if s, err = c.Snapshot(); err != nil {
 			t.Fatal(err)
 		}
 		has(t, s, "payments")
 		began := time.Now()
-		settle(o, 12)
+		settle(t, o, 12)
 		if d := time.Since(began); d < 9*time.Second || d > 11*time.Second {
 			t.Errorf("ten polls took %s", d)
 		}
@@ -387,9 +387,12 @@ func TestRunPolls(t *testing.T) {
 
 // settle lets the bubble's time go on until the store was read n times, and
 // the last of it is done.
-func settle(o *observed, n int64) {
-	for o.loads.Load()+o.changes.Load() < n {
-		<-time.After(100 * time.Millisecond)
+func settle(t *testing.T, o *observed, n int64) {
+	t.Helper()
+	for limit := time.Now().Add(time.Hour); o.loads.Load()+o.changes.Load() < n; <-time.After(100 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("in an hour the store was read %d times, not %d", o.loads.Load()+o.changes.Load(), n)
+		}
 	}
 	<-time.After(100 * time.Millisecond)
 }
@@ -403,12 +406,12 @@ func TestRunLogsChangesOfState(t *testing.T) {
 		c := store.NewCache(o, store.CacheConfig{MaxStaleness: 5 * time.Second, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		stop := run(t, c)
 		for cycle := range 2 {
-			settle(o, 3+40*int64(cycle))
+			settle(t, o, 3+40*int64(cycle))
 			o.down.Store(true)
-			settle(o, 23+40*int64(cycle))
+			settle(t, o, 23+40*int64(cycle))
 			stale(t, c)
 			o.down.Store(false)
-			settle(o, 40+40*int64(cycle))
+			settle(t, o, 40+40*int64(cycle))
 			if _, err := c.Snapshot(); err != nil {
 				t.Error(err)
 			}
@@ -435,10 +438,10 @@ func TestRunWithoutAStore(t *testing.T) {
 		var log bytes.Buffer
 		c := store.NewCache(o, store.CacheConfig{Log: slog.New(slog.NewTextHandler(&log, nil))})
 		stop := run(t, c)
-		settle(o, 20)
+		settle(t, o, 20)
 		stale(t, c)
 		o.down.Store(false)
-		settle(o, 22)
+		settle(t, o, 22)
 		if _, err := c.Snapshot(); err != nil {
 			t.Error(err)
 		}
