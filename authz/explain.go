@@ -47,7 +47,7 @@ func Explain(p *Policies, r Request) Explanation {
 		if rule.Forbid {
 			a.Effect = "forbid"
 		}
-		a.Outcome, a.Detail = p.account(rule, r)
+		a.Outcome, a.Detail = p.account(set, rule, r)
 		x.Rules = append(x.Rules, a)
 	}
 	return x
@@ -55,9 +55,9 @@ func Explain(p *Policies, r Request) Explanation {
 
 // account finds out why a policy applies or not: it widens the policy's
 // scope until it does.
-func (p *Policies) account(rule *ruleset.Rule, r Request) (outcome, detail string) {
+func (p *Policies) account(set *ruleset.Set, rule *ruleset.Rule, r Request) (outcome, detail string) {
 	applies := func(policy *cedar.Policy) (bool, string) {
-		q := p.question(r)
+		q := p.terms.question(set, r)
 		one := ruleset.Rules{{ID: rule.ID, Policy: policy}}
 		_, found := cedar.Authorize(one, &q.entities, q.request)
 		if len(found.Errors) > 0 {

@@ -2,14 +2,12 @@ package authz
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cedar-policy/cedar-go"
 
-	"keyhole/authz/internal/lru"
 	"keyhole/authz/internal/ruleset"
 )
 
@@ -53,14 +51,7 @@ type Policies struct {
 	paths   []string
 	current atomic.Pointer[ruleset.Set]
 	reload  sync.Mutex // one Reload at a time
-	agents  *lru.Map[string, agent]
-}
-
-// agent is the entity of a principal, remembered with the groups that it was
-// made of.
-type agent struct {
-	groups []string
-	entity cedar.Entity
+	terms   terms
 }
 
 // LoadPolicies reads the policy files among paths and every *.cedar file in
@@ -72,7 +63,7 @@ func LoadPolicies(paths ...string) (*Policies, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Policies{schema: schema, paths: slices.Clone(paths), agents: lru.New[string, agent](4096)}
+	p := &Policies{schema: schema, paths: slices.Clone(paths), terms: newTerms()}
 	if _, _, err := p.Reload(); err != nil {
 		return nil, err
 	}
@@ -111,7 +102,7 @@ func (p *Policies) Decide(r Request) Decision {
 }
 
 func (p *Policies) decide(set *ruleset.Set, r Request) Decision {
-	q := p.question(r)
+	q := p.terms.question(set, r)
 	allowed, found := cedar.Authorize(set.For(r.Action), &q.entities, q.request)
 	d := Decision{Allowed: bool(allowed)}
 	if len(found.Reasons) > 0 {
@@ -131,93 +122,4 @@ func (p *Policies) decide(set *ruleset.Set, r Request) Decision {
 		}
 	}
 	return d
-}
-
-// question is a Request in the terms of Cedar.
-type question struct {
-	request  cedar.Request
-	entities entities
-}
-
-func (p *Policies) question(r Request) question {
-	principal := p.agent(r.Principal)
-	resource := cedar.NewEntityUID(cedar.EntityType(r.Resource.Type), cedar.String(r.Resource.Name))
-	return question{
-		request: cedar.Request{
-			Principal: principal.UID,
-			Action:    cedar.NewEntityUID("Action", cedar.String(r.Action)),
-			Resource:  resource,
-			Context: cedar.NewRecord(cedar.RecordMap{
-				"method":        cedar.String(r.Context.Method),
-				"source_ip":     ipAddress(r.Context.SourceIP),
-				"version_state": cedar.String(r.Context.VersionState),
-				"payload_size":  cedar.Long(r.Context.PayloadSize),
-			}),
-		},
-		entities: entities{principal: principal, uid: resource, resource: r.Resource},
-	}
-}
-
-// agent returns the entity of a principal.
-func (p *Policies) agent(who Principal) cedar.Entity {
-	if known, ok := p.agents.Get(who.ID); ok && slices.Equal(known.groups, who.Groups) {
-		return known.entity
-	}
-	parents := make([]cedar.EntityUID, len(who.Groups))
-	for i, g := range who.Groups {
-		parents[i] = cedar.NewEntityUID("Group", cedar.String(g))
-	}
-	e := cedar.Entity{
-		UID:     cedar.NewEntityUID("Agent", cedar.String(who.ID)),
-		Parents: cedar.NewEntityUIDSet(parents...),
-	}
-	p.agents.Put(who.ID, agent{groups: slices.Clone(who.Groups), entity: e})
-	return e
-}
-
-func ipAddress(a netip.Addr) cedar.IPAddr {
-	a = a.Unmap().WithZone("")
-	if !a.IsValid() {
-		a = netip.IPv4Unspecified()
-	}
-	return cedar.IPAddr(netip.PrefixFrom(a, a.BitLen()))
-}
-
-// entities holds the two entities that a request is about. That of the
-// resource is made when a policy first looks at it.
-type entities struct {
-	principal cedar.Entity
-	uid       cedar.EntityUID
-	resource  Resource
-	made      *cedar.Entity
-}
-
-// Get implements cedar.EntityGetter.
-func (e *entities) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
-	switch uid {
-	case e.principal.UID:
-		return e.principal, true
-	case e.uid:
-		if e.made == nil {
-			e.made = resourceEntity(uid, e.resource)
-		}
-		return *e.made, true
-	}
-	return cedar.Entity{}, false
-}
-
-func resourceEntity(uid cedar.EntityUID, r Resource) *cedar.Entity {
-	made := &cedar.Entity{UID: uid}
-	if r.Type != TypeKey {
-		return made
-	}
-	made.Attributes = cedar.NewRecord(cedar.RecordMap{"purpose": cedar.String(r.Purpose)})
-	if len(r.Tags) > 0 {
-		tags := make(cedar.RecordMap, len(r.Tags))
-		for k, v := range r.Tags {
-			tags[cedar.String(k)] = cedar.String(v)
-		}
-		made.Tags = cedar.NewRecord(tags)
-	}
-	return made
 }

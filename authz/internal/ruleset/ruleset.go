@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/cedar-policy/cedar-go"
+	cedarast "github.com/cedar-policy/cedar-go/ast"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 
 	"keyhole/authz/internal/text"
@@ -34,6 +35,15 @@ type Rule struct {
 	Line   int
 	Forbid bool
 	Policy *cedar.Policy
+}
+
+// forAnyAction returns the rule without the action in its scope.
+func (r *Rule) forAnyAction() *Rule {
+	policy := *(*ast.Policy)(r.Policy.AST())
+	policy.Action = ast.ScopeTypeAll{}
+	widened := *r
+	widened.Policy = cedar.NewPolicyFromAST((*cedarast.Policy)(&policy))
+	return &widened
 }
 
 // Rules are policies in the order of their files and lines. They are what
@@ -57,9 +67,50 @@ type Set struct {
 	Hash     string // SHA-256 over the names and contents of the files, in hexadecimal
 	byAction map[string]Rules
 	byID     map[string]*Rule
+	context  usage
 }
 
-// For returns the rules whose scope admits an action.
+// Reads reports whether any policy reads an attribute of the context.
+func (s *Set) Reads(attribute string) bool { return s.context.whole || s.context.attributes[attribute] }
+
+// usage is what policies read of the context.
+type usage struct {
+	attributes map[string]bool
+	whole      bool // they compare or pass it as a whole
+}
+
+func (u *usage) add(p *ast.Policy) {
+	seen, direct := 0, 0
+	isContext := func(n ast.IsNode) bool {
+		v, ok := n.(ast.NodeTypeVariable)
+		return ok && v.Name == "context"
+	}
+	read := func(n ast.StrOpNode) {
+		if isContext(n.Arg) {
+			direct++
+			u.attributes[string(n.Value)] = true
+		}
+	}
+	for _, c := range p.Conditions {
+		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
+			switch n := n.(type) {
+			case ast.NodeTypeVariable:
+				if isContext(n) {
+					seen++
+				}
+			case ast.NodeTypeAccess:
+				read(n.StrOpNode)
+			case ast.NodeTypeHas:
+				read(n.StrOpNode)
+			}
+			return true
+		})
+	}
+	u.whole = u.whole || seen != direct
+}
+
+// For returns the rules whose scope admits an action. They do not look at
+// the action's scope again.
 func (s *Set) For(action string) Rules { return s.byAction[action] }
 
 // Rule returns the rule with an id, nil if there is none.
@@ -73,7 +124,7 @@ func Load(schema *Schema, paths ...string) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{byAction: map[string]Rules{}, byID: map[string]*Rule{}}
+	s := &Set{byAction: map[string]Rules{}, byID: map[string]*Rule{}, context: usage{attributes: map[string]bool{}}}
 	sum := sha256.New()
 	var errs []error
 	for _, file := range files {
@@ -94,10 +145,14 @@ func Load(schema *Schema, paths ...string) (*Set, error) {
 	if len(s.All) == 0 {
 		return nil, fmt.Errorf("no policy in %s: nothing would be allowed; if that is meant, write forbid(principal, action, resource);", strings.Join(paths, ", "))
 	}
-	for _, action := range schema.actions {
-		for _, r := range s.All {
+	for _, r := range s.All {
+		s.context.add((*ast.Policy)(r.Policy.AST()))
+	}
+	for _, r := range s.All {
+		forAny := r.forAnyAction()
+		for _, action := range schema.actions {
 			if admits((*ast.Policy)(r.Policy.AST()), action) {
-				s.byAction[action] = append(s.byAction[action], r)
+				s.byAction[action] = append(s.byAction[action], forAny)
 			}
 		}
 	}
