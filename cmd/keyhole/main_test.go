@@ -18,9 +18,24 @@ import (
 	"keyhole/gateway/gatewaytest"
 )
 
-// The test binary is keyhole when it is called so.
+// binary is keyhole as it is shipped, built once for all tests.
+var binary string
+
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"keyhole": func() { os.Exit(run()) }})
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "keyhole-test-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "keyhole")
+		if out, err := goCommand("build", "-ldflags", "-X main.version=v9.8.7", "-o", binary, "."); err != nil {
+			fmt.Fprintf(os.Stderr, "building keyhole: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
 }
 
 // TestScripts runs each script in testdata/script against a gateway of its
@@ -49,6 +64,7 @@ func TestScripts(t *testing.T) {
 				Files: []string{file},
 				Setup: func(env *testscript.Env) error {
 					env.Setenv("HOME", env.WorkDir)
+					env.Setenv("PATH", filepath.Dir(binary)+string(os.PathListSeparator)+env.Getenv("PATH"))
 					env.Setenv("KEYHOLE_ADDR", g.URL)
 					env.Setenv("KEYHOLE_CACERT", g.CAFile)
 					env.Setenv("CERT", cert)

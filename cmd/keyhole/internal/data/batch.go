@@ -174,8 +174,8 @@ func decodeLine[In any](line []byte) (item In, err error) {
 // aloneFlag refuses other flags of the command beside this one.
 func aloneFlag(cmd *cobra.Command, name string) error {
 	var other string
-	cmd.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
-		if f.Name != name {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name != name && cmd.InheritedFlags().Lookup(f.Name) == nil {
 			other = f.Name
 		}
 	})
