@@ -164,14 +164,13 @@ func (c *call) checkQuery() error {
 // page reads the parameters of a list: where it goes on, and how far.
 func (c *call) page(cursor string, valid func(string) bool) (at string, limit int, err error) {
 	query := c.r.URL.Query()
-	if at = query.Get(cursor); at != "" && !valid(at) {
+	if at = query.Get(cursor); query.Has(cursor) && !valid(at) {
 		return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "%q must be what \"next\" of a page was", cursor))
 	}
-	text := query.Get("limit")
-	if text == "" {
+	if !query.Has("limit") {
 		return at, 0, nil
 	}
-	if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > gateway.MaxPage {
+	if limit, err = strconv.Atoi(query.Get("limit")); err != nil || limit < 1 || limit > gateway.MaxPage {
 		return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "\"limit\" must be an integer from 1 to %d", gateway.MaxPage))
 	}
 	return at, limit, nil
@@ -184,5 +183,5 @@ func isRotationID(s string) bool {
 			return false
 		}
 	}
-	return len(s) <= 64
+	return s != "" && len(s) <= 64
 }

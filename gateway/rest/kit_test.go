@@ -54,6 +54,7 @@ type kit struct {
 	access   *syncBuffer
 	cfg      rest.Config
 	gateway  gateway.Config
+	shape    func(*http.Server) // nil: as NewServer makes it
 	observed observed
 }
 
@@ -170,7 +171,7 @@ func newKit(t testing.TB, changes ...func(*kit)) *kit {
 	who, err := authz.NewAuthenticator(t.Context(), authz.Config{Issuers: []authz.Issuer{k.issuer.File(t)}, Log: logger})
 	must(t, err)
 	k.gateway = gateway.Config{
-		Crypto: k.hsm, Snapshots: cache, Audit: records, Policy: decider, Authenticator: who, Lifecycle: k.engine, Attempts: k.store,
+		Crypto: k.hsm, Snapshots: cache, Audit: records, Policy: decider, Authenticator: who, Lifecycle: k.engine, Attempts: k.store, Log: logger,
 		Limits: authz.NewLimiter(authz.LimiterConfig{FailedLoginBurst: 10000, FailedOperationBurst: 10000}),
 	}
 	k.cfg = rest.Config{Log: logger, Access: slog.New(slog.NewJSONHandler(k.access, nil)), Observe: k.observed.observe}
@@ -184,28 +185,22 @@ func newKit(t testing.TB, changes ...func(*kit)) *kit {
 // the contract.
 type site struct {
 	*kit
-	url     string
-	service *gateway.Service
-	client  *http.Client
-	server  *httptest.Server
+	url    string
+	client *http.Client
+	server *httptest.Server
 }
 
 // serve starts a gateway over the parts. Called again, it is the gateway
 // after a restart.
 func (k *kit) serve(t testing.TB) *site {
 	t.Helper()
-	service := gateway.New(k.gateway)
 	cfg := k.cfg
-	cfg.Service = service
-	s := k.serveHandler(t, rest.New(cfg))
-	s.service = service
-	return s
-}
-
-func (k *kit) serveHandler(t testing.TB, h http.Handler) *site {
-	t.Helper()
+	cfg.Service = gateway.New(k.gateway)
 	server := httptest.NewUnstartedServer(nil)
-	server.Config = rest.NewServer(h, nil, k.cfg.Log)
+	server.Config = rest.NewServer(rest.New(cfg), nil, k.cfg.Log)
+	if k.shape != nil {
+		k.shape(server.Config)
+	}
 	server.EnableHTTP2 = true
 	pool := x509.NewCertPool()
 	pool.AddCert(k.ca.Cert)

@@ -53,7 +53,11 @@ func TestDescribe(t *testing.T) {
 	}
 	var names []string
 	for next := ""; ; {
-		page := read[api.KeyList](admin.get("/v1/keys?limit=1&after=" + next).want(200))
+		path := "/v1/keys?limit=1"
+		if next != "" {
+			path += "&after=" + next
+		}
+		page := read[api.KeyList](admin.get(path).want(200))
 		for _, k := range page.Keys {
 			names = append(names, k.Name)
 		}

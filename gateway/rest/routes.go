@@ -145,8 +145,9 @@ func listRotations(c *call) error {
 	if err != nil {
 		return err
 	}
-	key := c.r.URL.Query().Get("key")
-	if key != "" {
+	query := c.r.URL.Query()
+	key := query.Get("key")
+	if query.Has("key") {
 		if err := keys.CheckName(key); err != nil {
 			return c.refuse(err)
 		}

@@ -159,6 +159,7 @@ func TestQueriesAreStrict(t *testing.T) {
 		"/v1/admin/rotations?key=payments&limit=2": 200, "/v1/admin/rotations?before=01ARZ3NDEKTSV4RRFFQ69G5FAV": 200,
 		"/v1/keys?limit=0": 422, "/v1/keys?limit=-1": 422, "/v1/keys?limit=1001": 422, "/v1/keys?limit=x": 422, "/v1/keys?after=Not%20A%20Name": 422,
 		"/v1/admin/rotations?key=No": 422, "/v1/admin/rotations?before=%2F..": 422,
+		"/v1/keys?limit=": 422, "/v1/keys?after=": 422, "/v1/admin/rotations?before=": 422, "/v1/admin/rotations?key=": 422,
 		"/v1/keys?page=2": 400, "/v1/keys?limit=1&limit=2": 400, "/v1/keys?a=%zz": 400, "/v1/keys?limit=1;after=a": 400, "/v1/keys/payments?x": 400,
 		"/v1/whoami?access_token=s3cr3t": 400, "/v1/openapi.yaml?x=1": 400, "/v1/jwks.json?x=1": 400,
 	} {
