@@ -281,7 +281,8 @@ func TestRefreshIsShared(t *testing.T) {
 	})
 }
 
-// TestRefreshOfOneWhoLeaves: a caller whose context ends takes nobody along.
+// TestRefreshOfOneWhoLeaves: a caller whose context ends takes nobody along,
+// neither who waits behind nor who counted on the same reading.
 func TestRefreshOfOneWhoLeaves(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -289,22 +290,23 @@ func TestRefreshOfOneWhoLeaves(t *testing.T) {
 		o := &observed{Store: db, hold: make(chan struct{})}
 		c := store.NewCache(o, store.CacheConfig{})
 		refresh(t, c)
-		ctx, cancel := context.WithCancel(t.Context())
-		results := make(chan error, 3)
-		for _, ctx := range []context.Context{ctx, t.Context(), ctx} {
-			go func() { results <- c.Refresh(ctx) }()
-			synctest.Wait() // the first reads, the others wait
-		}
-		cancel()
-		synctest.Wait()
-		for range 2 {
-			if err := <-results; !errors.Is(err, context.Canceled) {
-				t.Errorf("one who left: %v", err)
-			}
+		leaving, cancel := context.WithCancel(t.Context())
+		var results []chan error
+		for _, ctx := range []context.Context{t.Context(), leaving, t.Context(), leaving} {
+			result := make(chan error, 1)
+			results = append(results, result)
+			go func() { result <- c.Refresh(ctx) }()
+			synctest.Wait() // the first reads, the others wait in this order
 		}
 		o.hold <- struct{}{}
-		if err := <-results; err != nil {
-			t.Errorf("one who stayed: %v", err)
+		synctest.Wait() // the second reads
+		cancel()
+		synctest.Wait() // the third reads
+		o.hold <- struct{}{}
+		for i, leaves := range []bool{false, true, false, true} {
+			if err := <-results[i]; leaves != errors.Is(err, context.Canceled) || !leaves && err != nil {
+				t.Errorf("number %d, who leaves (%v): %v", i, leaves, err)
+			}
 		}
 	})
 }
