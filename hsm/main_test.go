@@ -2,10 +2,13 @@ package hsm
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
 	"testing"
+
+	"github.com/miekg/pkcs11"
 
 	"keyhole/keys"
 	"keyhole/softhsm"
@@ -66,4 +69,36 @@ func input(alg keys.Algorithm) []byte {
 	h := alg.Hash().New()
 	h.Write(message)
 	return h.Sum(nil)
+}
+
+// raw is a logged-in session of the test's own on h's default token: other
+// code of the same process.
+func raw(tb testing.TB, h *HSM) (*pkcs11.Ctx, pkcs11.SessionHandle) {
+	tb.Helper()
+	t := h.tokens[h.DefaultToken()]
+	s, err := t.mod.ctx.OpenSession(t.slot.Load().slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = t.mod.ctx.CloseSession(s) })
+	return t.mod.ctx, s
+}
+
+// search returns the objects that match.
+func search(tb testing.TB, p *pkcs11.Ctx, s pkcs11.SessionHandle, match ...*pkcs11.Attribute) []pkcs11.ObjectHandle {
+	tb.Helper()
+	if err := p.FindObjectsInit(s, match); err != nil {
+		tb.Fatal(err)
+	}
+	found, _, err := p.FindObjects(s, 1000)
+	if err := errors.Join(err, p.FindObjectsFinal(s)); err != nil {
+		tb.Fatal(err)
+	}
+	return found
+}
+
+func countByID(tb testing.TB, h *HSM, id keys.ObjectID) int {
+	tb.Helper()
+	p, s := raw(tb, h)
+	return len(search(tb, p, s, pkcs11.NewAttribute(pkcs11.CKA_ID, id[:])))
 }
