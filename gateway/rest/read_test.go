@@ -3,12 +3,15 @@ package rest_test
 import (
 	"crypto/ecdsa"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/MicahParks/jwkset"
 
 	"keyhole/gateway/api"
+	"keyhole/store"
 )
 
 func TestConditionalGet(t *testing.T) {
@@ -120,4 +123,29 @@ func TestOpenAPIIsServed(t *testing.T) {
 		t.Errorf("recorded %+v", recs)
 	}
 	s.nobody(t).set("Authorization", "Basic x").get("/v1/openapi.yaml").want(200)
+}
+
+// A JWKS is kept no longer than until the clock changes what is active.
+func TestJWKSIsKeptUntilThePlannedSwitch(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	agent := s.as(t, "agent")
+	s.as(t, "admin").post("/v1/admin/keys/payments/rotate", `{}`).want(202)
+	k, err := s.store.Key(t.Context(), "payments")
+	must(t, err)
+	planned, from := k.Clone(), k.Epoch
+	planned.Epoch++
+	planned.Versions[1].ActivateAt = time.Now().Add(30 * time.Second).UTC().Truncate(time.Microsecond)
+	must(t, s.store.Commit(t.Context(), store.Change{Key: planned, FromEpoch: from}))
+	must(t, s.kit.gateway.Snapshots.(*store.Cache).Refresh(t.Context()))
+	for _, path := range []string{"/v1/jwks.json", "/v1/keys/payments/jwks.json"} {
+		res := agent.get(path).want(200)
+		age, err := strconv.Atoi(strings.TrimPrefix(res.header.Get("Cache-Control"), "private, max-age="))
+		if err != nil || age > 30 {
+			t.Errorf("%s: %s", path, res.header.Get("Cache-Control"))
+		}
+		if set := read[api.JWKS](res); len(set.Keys) != 2 {
+			t.Errorf("%s: %+v", path, set)
+		}
+	}
 }

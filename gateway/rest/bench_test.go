@@ -1,0 +1,101 @@
+package rest_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"keyhole/authz"
+	"keyhole/gateway"
+	"keyhole/gateway/api"
+	"keyhole/gateway/rest"
+)
+
+func BenchmarkDecodeSign(b *testing.B) {
+	body := []byte(`{"payload":"` + b64(bytes.Repeat([]byte("x"), 256)) + `"}`)
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		var in api.SignRequest
+		if err := rest.Decode(body, &in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDecodeEncrypt1MiB(b *testing.B) {
+	body := []byte(`{"plaintext":"` + b64(bytes.Repeat([]byte("x"), 768<<10)) + `"}`)
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		var in api.EncryptRequest
+		if err := rest.Decode(body, &in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkHandler is one request through the handler without a network,
+// with a token that is remembered, the policy, and a durable audit record.
+func BenchmarkHandler(b *testing.B) {
+	k := newKit(b)
+	site := k.serve(b)
+	site.as(b, "admin").post("/v1/admin/keys", `{"name":"payments","algorithm":"ES256"}`).want(201)
+	site.as(b, "admin").post("/v1/admin/keys", `{"name":"mac","algorithm":"HS256"}`).want(201)
+	cfg := rest.Config{Service: gateway.New(k.gateway), Log: k.cfg.Log}
+	h := rest.New(cfg)
+	token := []string{site.as(b, "agent").header.Get("Authorization")}
+	for name, path := range map[string]string{"sign-es256": "/v1/keys/payments/sign", "sign-hs256": "/v1/keys/mac/sign", "not-found": "/v1/keys/payments/sing"} {
+		b.Run(name, func(b *testing.B) {
+			body := `{"payload":"` + b64(bytes.Repeat([]byte("x"), 256)) + `"}`
+			b.ReportAllocs()
+			b.SetParallelism(8)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					serveOnce(h, path, body, token)
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkOverhead is what the transport alone costs: the same request,
+// where everything behind it is as good as free.
+func BenchmarkOverhead(b *testing.B) {
+	k := newKit(b)
+	site := k.serve(b)
+	site.as(b, "admin").post("/v1/admin/keys", `{"name":"mac","algorithm":"HS256"}`).want(201)
+	k.gateway.Authenticator = known{}
+	k.gateway.Limits = nil
+	h := rest.New(rest.Config{Service: gateway.New(k.gateway), Log: k.cfg.Log})
+	token := []string{"Bearer x"}
+	b.ReportAllocs()
+	for b.Loop() {
+		serveOnce(h, "/v1/whoami?", "", token)
+	}
+}
+
+func serveOnce(h http.Handler, path, body string, token []string) *recorder {
+	p, _, _ := strings.Cut(path, "?")
+	r := &http.Request{
+		Method: http.MethodPost, URL: &url.URL{Path: p}, RemoteAddr: "127.0.0.1:1", Proto: "HTTP/1.1", ContentLength: int64(len(body)),
+		Header: http.Header{"Content-Type": {"application/json"}, "Authorization": token}, Body: io.NopCloser(strings.NewReader(body)),
+	}
+	if body == "" {
+		r.Method = http.MethodGet
+	}
+	w := &recorder{header: make(http.Header, 8)}
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// known takes every caller for the same one.
+type known struct{}
+
+func (known) Authenticate(context.Context, authz.Credentials) (authz.Principal, error) {
+	return authz.Principal{ID: "bench", Method: authz.MethodJWT}, nil
+}
