@@ -213,7 +213,7 @@ func TestStaleSnapshot(t *testing.T) {
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *gateway.Config, _ *store.CacheConfig) {
-		c.Limits = authz.NewLimiter(authz.LimiterConfig{InFlight: 1, FailedOperationBurst: 5, Now: c.Now})
+		c.Limits = authz.NewLimiter(authz.LimiterConfig{InFlight: 1, FailedOperations: 0.01, FailedOperationBurst: 5, Now: c.Now})
 	})
 	ctx := t.Context()
 	w.key("payments", keys.ES256)
@@ -251,7 +251,10 @@ func TestLimits(t *testing.T) {
 	if err := of(w.Decrypt(ctx, alice, "mail", bad)).err; !errors.As(err, &limited) || limited.RetryAfter <= 0 {
 		t.Errorf("%v does not say when to come back", err)
 	}
-	w.offset.Add(int64(10 * time.Second))
+	w.offset.Add(int64(200 * time.Second))
+	if err := w.cache.Refresh(ctx); err != nil {
+		t.Fatal(err)
+	}
 	of(w.Decrypt(ctx, alice, "mail", api.DecryptRequest{Ciphertext: sealed})).ok(t)
 }
 
