@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -273,30 +272,23 @@ func TestReloadOfLists(t *testing.T) {
 	if p := accept(t, a, "", chain); !slices.Equal(p.Groups, []string{"ops"}) {
 		t.Errorf("groups %q", p.Groups)
 	}
-	write := func(path, data string) {
-		t.Helper()
-		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-
 	// Each part that is good is taken, whatever the others are.
-	write(file, "broken")
-	write(groups, "dev: [mtls:b.example.org]\n")
+	writeFile(t, file, "broken")
+	writeFile(t, groups, "dev: [mtls:b.example.org]\n")
 	if err := a.Reload(context.Background()); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a broken list: %v", err)
 	}
 	if p := accept(t, a, "", chain); !slices.Equal(p.Groups, []string{"dev"}) {
 		t.Errorf("groups %q, want the new ones", p.Groups)
 	}
-	write(file, string(ca.CRL(t, c.now(), next, chain[0])))
-	write(groups, "dev: mtls:b.example.org\n")
+	writeFile(t, file, string(ca.CRL(t, c.now(), next, chain[0])))
+	writeFile(t, groups, "dev: mtls:b.example.org\n")
 	if err := a.Reload(context.Background()); err == nil || !strings.Contains(err.Error(), groups) {
 		t.Errorf("broken groups: %v", err)
 	}
 	refuse(t, a, "", chain, "revoked")
-	write(file, string(ca.CRL(t, c.now(), next)))
-	write(groups, "{}\n")
+	writeFile(t, file, string(ca.CRL(t, c.now(), next)))
+	writeFile(t, groups, "{}\n")
 	if err := a.Reload(context.Background()); err != nil {
 		t.Error(err)
 	}

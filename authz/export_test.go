@@ -29,3 +29,6 @@ func ParsePolicies(data []byte) (int, error) {
 
 // FailureReason is the reason type, to test that Reasons has them all.
 type FailureReason = reason.Reason
+
+// Sources returns how many sources of failed logins are remembered.
+func (l *Limiter) Sources() int { return l.sources.Len() }

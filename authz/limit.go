@@ -192,7 +192,8 @@ func drained(b *rate.Limiter, now time.Time, detail string) error {
 // untilNext returns how long b needs to hold a whole token.
 func untilNext(b *rate.Limiter, now time.Time) time.Duration {
 	seconds := (1 - b.TokensAt(now)) / float64(b.Limit())
-	return time.Duration(math.Ceil(min(max(seconds, 0.001), 3600)*1000)) * time.Millisecond
+	const rounding = 1e-6 // of the milliseconds, below
+	return time.Duration(math.Ceil(min(max(seconds, 0.001), 3600)*1000-rounding)) * time.Millisecond
 }
 
 // network is what one attacker can be assumed to hold: an IPv4 address, or

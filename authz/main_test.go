@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,7 +36,10 @@ func auth(t testing.TB, c *clock, cfg authz.Config) *authz.Authenticator {
 	t.Helper()
 	cfg.Now = c.now
 	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.JWKSTimeout == 0 {
+		cfg.JWKSTimeout = time.Minute // for machines that are busy with other tests
 	}
 	a, err := authz.NewAuthenticator(context.Background(), cfg)
 	if err != nil {
@@ -79,3 +83,10 @@ func refuse(t testing.TB, a *authz.Authenticator, token string, chain []*x509.Ce
 
 // textLog logs what tests read. The builder is used by one goroutine only.
 func textLog(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
+
+func writeFile(t testing.TB, path, data string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -229,8 +229,8 @@ func TestRefusedPolicies(t *testing.T) {
 		"an empty id":          {`@id("") permit(principal, action, resource);`, "@id"},
 		"an id with a break":   {`@id("a\nb") permit(principal, action, resource);`, "@id"},
 		"nothing":              {`// nothing`, "nothing would be allowed"},
-		"too long":             {strings.Repeat(" ", 128<<10), "split it"},
-		"too deep":             {`permit(principal, action, resource) when {` + strings.Repeat("(", 128<<10-60), "main.cedar"},
+		"too long":             {strings.Repeat(" ", 64<<10), "split it"},
+		"too deep":             {`permit(principal, action, resource) when {` + strings.Repeat("(", 64<<10-60), "main.cedar"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

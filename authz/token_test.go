@@ -401,3 +401,24 @@ func TestCacheIsBounded(t *testing.T) {
 		t.Errorf("%d tokens are remembered, want 16 at most", n)
 	}
 }
+
+func BenchmarkAuthenticate(b *testing.B) {
+	for _, alg := range []string{"ES256", "RS256"} {
+		c := newClock()
+		corp := authztest.NewIssuer(b, "corp", alg)
+		claims := corp.Claims("alice", c.now())
+		claims["groups"] = []string{"signers", "dev"}
+		token := authz.Credentials{Token: corp.Token(b, claims)}
+		for name, size := range map[string]int{"remembered": 0, "verified": -1} {
+			a := auth(b, c, authz.Config{Issuers: []authz.Issuer{corp.File(b)}, CacheSize: size})
+			b.Run(alg+"-"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := a.Authenticate(context.Background(), token); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -13,6 +13,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -209,7 +211,7 @@ func (i *Issuer) Write(tb testing.TB, file string) {
 // configuration of the issuer with it.
 func (i *Issuer) Serve(tb testing.TB) authz.Issuer {
 	tb.Helper()
-	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		i.mu.Lock()
 		i.fetches++
 		serve := i.serve
@@ -221,6 +223,8 @@ func (i *Issuer) Serve(tb testing.TB) authz.Issuer {
 		w.Header().Set("Content-Type", "application/jwk-set+json")
 		_, _ = w.Write(i.JWKS(tb))
 	}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that fail on purpose
+	srv.StartTLS()
 	tb.Cleanup(srv.Close)
 	ca := filepath.Join(tb.TempDir(), "ca.pem")
 	der := srv.Certificate().Raw

@@ -24,7 +24,7 @@ import (
 
 // MaxBytes is the largest policy file. It bounds how deep the parser, which
 // is recursive, can be made to go.
-const MaxBytes = 128 << 10
+const MaxBytes = 64 << 10
 
 const maxID = 128
 
