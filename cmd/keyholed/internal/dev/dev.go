@@ -68,7 +68,7 @@ func Prepare(o Options) (*Dir, error) {
 	}
 	out := &Dir{Path: string(d), d: d, lock: lock}
 	if err := out.fill(o); err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, unlock(lock))
 	}
 	return out, nil
 }
@@ -104,14 +104,12 @@ func (p *Dir) fill(o Options) error {
 	if err := p.texts(token, o); err != nil {
 		return err
 	}
-	// The server's certificate depends on where the configuration listens,
-	// and the configuration cannot be loaded without one.
+	// The configuration cannot be loaded without a server certificate, and
+	// says which names it must have.
 	hosts := []string{"localhost", "127.0.0.1", "::1"}
 	server := identity{name: "localhost", usage: x509.ExtKeyUsageServerAuth, hosts: hosts}
-	if _, err := os.Stat(d.path("server.crt")); errors.Is(err, os.ErrNotExist) {
-		if err := d.ensureCert(ca, "server", server, now); err != nil {
-			return err
-		}
+	if err := d.ensureCert(ca, "server", server, now); err != nil {
+		return err
 	}
 	if p.Config, err = config.Load(d.path(ConfigFile)); err != nil {
 		return err
@@ -156,5 +154,5 @@ func (p *Dir) Close() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, p.lock.Close())...)
+	return errors.Join(append(errs, unlock(p.lock))...)
 }

@@ -63,18 +63,30 @@ func enter(name string) (dir, *os.File, error) {
 		}
 		return "", nil, fmt.Errorf("locking %s: %w", d.path(marker), err)
 	}
-	if info, err := lock.Stat(); err == nil && info.Size() == 0 {
-		_, err = lock.WriteString(markerText)
-		if err != nil {
-			lock.Close()
-			return "", nil, err
-		}
-	}
-	if err := os.Chmod(name, 0o700); err != nil {
-		lock.Close()
-		return "", nil, err
+	if err := mark(d, lock); err != nil {
+		return "", nil, errors.Join(err, unlock(lock))
 	}
 	return d, lock, nil
+}
+
+// mark makes the directory ours, once its lock is held.
+func mark(d dir, lock *os.File) error {
+	info, err := lock.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		if _, err := lock.WriteString(markerText); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(string(d), 0o700)
+}
+
+// unlock gives the lock up, also where a child process that is just being
+// started holds the file open.
+func unlock(lock *os.File) error {
+	return errors.Join(syscall.Flock(int(lock.Fd()), syscall.LOCK_UN), lock.Close())
 }
 
 // write replaces a file whole, with mode 0600: write a new one beside it,
