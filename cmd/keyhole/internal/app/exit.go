@@ -106,14 +106,14 @@ func (a *App) Report(ctx context.Context, cmd *cobra.Command, err error) int {
 	case err == nil || errors.As(err, &said):
 		return code
 	case ctx.Err() != nil:
-		fmt.Fprintln(a.Streams.Err, "keyhole: interrupted")
+		a.Streams.Sayf("keyhole: interrupted\n")
 		return ExitInterrupted
 	}
 	line := errorText(err)
 	if hint := a.hint(ctx, err); hint != "" {
 		line += "; " + hint
 	}
-	fmt.Fprintln(a.Streams.Err, "keyhole: "+term.Clean(line))
+	a.Streams.Sayf("keyhole: %s\n", term.Clean(line))
 	return code
 }
 

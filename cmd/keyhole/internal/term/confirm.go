@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 )
@@ -21,7 +20,7 @@ func (s *Streams) Confirm(ctx context.Context, question, word string) error {
 	if !s.InTTY {
 		return ErrNoTerminal
 	}
-	fmt.Fprintf(s.Err, "%s\nType %s to confirm: ", Clean(question), Clean(word))
+	s.Sayf("%s\nType %s to confirm: ", Clean(question), Clean(word))
 	line, err := bufio.NewReader(&reader{ctx, s.In}).ReadString('\n')
 	switch {
 	case ctx.Err() != nil:

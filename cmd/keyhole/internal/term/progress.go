@@ -23,12 +23,12 @@ func (s *Streams) Waiting(what string) (stop func()) {
 			select {
 			case <-end:
 				if shown > 0 {
-					fmt.Fprintf(s.Err, "\r%s\r", strings.Repeat(" ", shown))
+					s.Sayf("\r%s\r", strings.Repeat(" ", shown))
 				}
 				return
 			case <-t.C:
 				line := fmt.Sprintf("%s ... %d s", what, seconds)
-				fmt.Fprintf(s.Err, "\r%s", line)
+				s.Sayf("\r%s", line)
 				shown = len(line)
 			}
 		}

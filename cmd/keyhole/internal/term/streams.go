@@ -28,11 +28,15 @@ func Std() Streams {
 	}
 }
 
+// Sayf writes to standard error, as it is. Should that fail, there is nobody
+// left to tell.
+func (s *Streams) Sayf(format string, args ...any) { _, _ = fmt.Fprintf(s.Err, format, args...) }
+
 // Notef tells the person at the terminal something that no script needs; it
 // is silent where standard error is no terminal.
 func (s *Streams) Notef(format string, args ...any) {
 	if s.ErrTTY {
-		fmt.Fprintf(s.Err, "%s\n", Clean(fmt.Sprintf(format, args...)))
+		s.Sayf("%s\n", Clean(fmt.Sprintf(format, args...)))
 	}
 }
 
