@@ -213,8 +213,6 @@ func (t *token) configure() error {
 		m.mu.Lock()
 		m.refused[slot.SerialNumber] = true
 		m.mu.Unlock()
-		// crypto11 leaves the session of a failed login open.
-		_ = m.ctx.CloseAllSessions(slot.slot) // nothing on this token works without a login
 		return fmt.Errorf("%v: one login was tried (%s), and none will be again by this process: correct the PIN and restart: %w", t.TokenConfig, resultOf(err), ErrPIN)
 	}
 	t.contexts.mu.Lock()
@@ -277,6 +275,9 @@ func (t *token) openLocked() error {
 	}
 	t.gen.Add(1)
 	if err := t.configure(); err != nil {
+		// crypto11 leaves the session of a failed login open. Nobody is in
+		// the token now: SoftHSM crashes when sessions in use are closed.
+		_ = m.ctx.CloseAllSessions(slot.slot)
 		return err
 	}
 	m.mu.Lock()
