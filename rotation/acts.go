@@ -57,24 +57,19 @@ func (e *Engine) Resume(ctx context.Context, actor Actor, name string, n uint32,
 }
 
 // Revoke declares a version compromised, at once and for good. If it was the
-// active one a successor is generated and activated; should that fail the
+// newest in use a successor is generated and activated; should that fail the
 // revocation stands all the same, and Run goes on trying. Errors as Suspend.
 func (e *Engine) Revoke(ctx context.Context, actor Actor, name string, n uint32, note string) (*keys.Key, error) {
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	before, err := e.store.Key(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	active := before.ActiveAt(e.clock())
 	k, err := e.event(ctx, actor, name, n, "revoke", keys.EventRevoke, note)
 	if err != nil {
 		return nil, err
 	}
-	if active == nil || active.Number != n {
+	if reason, due := dueReason(k, e.clock()); !due || reason != keys.ReasonCompromise {
 		return k, nil
 	}
-	if _, err := e.Rotate(ctx, actor, name, RotateSpec{Reason: keys.ReasonCompromise}); err != nil {
+	if err := e.rotateDue(ctx, actor, name); err != nil {
 		e.log.ErrorContext(ctx, "no successor for a revoked version yet; trying again", "key", name, "version", n, "err", err)
 	}
 	return e.store.Key(ctx, name)
@@ -86,6 +81,11 @@ func (e *Engine) event(ctx context.Context, actor Actor, name string, n uint32, 
 		details = map[string]string{"note": note}
 	}
 	return e.act(ctx, actor, name, n, action, details, func(k *keys.Key, now time.Time) (*keys.Key, error) {
+		// A version in the making is nobody's yet; changed now, its rotation
+		// could neither go on nor be undone.
+		if v, err := k.Version(n); err == nil && v.CreatedAt.IsZero() {
+			return nil, keys.Errorf(keys.ErrVersionNotFound, "key %q has no version %d", name, n)
+		}
 		c, err := k.Apply(n, ev, now, now)
 		if err != nil {
 			return nil, err

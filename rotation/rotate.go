@@ -87,6 +87,8 @@ type RotateSpec struct {
 	Reason    keys.Reason
 	Algorithm keys.Algorithm // "": as the key's
 	Bits      int            // 0: as the key's, or the new algorithm's default
+
+	ifDue bool // only if dueReason says so, and for that reason
 }
 
 // Rotate generates the next version and activates it at once; the
@@ -109,6 +111,13 @@ func (e *Engine) beginRotate(ctx context.Context, actor Actor, name string, s Ro
 		old, err := e.store.Key(ctx, name)
 		if err != nil {
 			return nil, err
+		}
+		if s.ifDue {
+			reason, due := dueReason(old, e.clock())
+			if !due {
+				return nil, errNotDue
+			}
+			s.Reason = reason
 		}
 		k := old.Clone()
 		alg, bits := k.Algorithm, k.Bits
@@ -191,7 +200,7 @@ func (e *Engine) generate(ctx context.Context, actor Actor, r *keys.Rotation) (*
 	if err != nil {
 		return nil, err
 	}
-	v, err := k.Version(r.To)
+	v, err := unmade(k, r)
 	if err != nil {
 		return nil, err
 	}
@@ -237,6 +246,17 @@ func (e *Engine) generate(ctx context.Context, actor Actor, r *keys.Rotation) (*
 	})
 }
 
+// unmade returns the version that a rotation is about to make. One that is
+// generated already may sign: its objects must not be touched, whatever the
+// rotation's phase.
+func unmade(k *keys.Key, r *keys.Rotation) (*keys.Version, error) {
+	v, err := k.Version(r.To)
+	if err == nil && !v.CreatedAt.IsZero() {
+		err = fmt.Errorf("rotation %s: version %s is generated already: %w", r.ID, k.ID(v), keys.ErrInternal)
+	}
+	return v, err
+}
+
 // conclude records the outcome and closes the rotation.
 func (e *Engine) conclude(ctx context.Context, actor Actor, r *keys.Rotation) (*keys.Rotation, error) {
 	k, err := e.store.Key(ctx, r.Key)
@@ -268,7 +288,7 @@ func (e *Engine) abort(ctx context.Context, actor Actor, r *keys.Rotation, cause
 		if err != nil {
 			return struct{}{}, err
 		}
-		v, err := k.Version(r.To)
+		v, err := unmade(k, r)
 		if err != nil {
 			return struct{}{}, err
 		}

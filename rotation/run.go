@@ -31,8 +31,7 @@ func (e *Engine) Recover(ctx context.Context) error {
 		if ctx.Err() != nil || !e.mayTry(r.Key) || !e.claim(r.ID) {
 			continue
 		}
-		e.log.InfoContext(ctx, "taking up an interrupted rotation", "key", r.Key, "version", r.To, "phase", r.Phase, "rotation", r.ID)
-		_, err := e.takeUp(ctx, r)
+		err := e.takeUp(ctx, r.ID)
 		e.noteResult(r.Key, err)
 		if err != nil {
 			e.log.ErrorContext(ctx, "interrupted rotation not finished", "rotation", r.ID, "err", err)
@@ -41,10 +40,21 @@ func (e *Engine) Recover(ctx context.Context) error {
 	return nil
 }
 
-func (e *Engine) takeUp(ctx context.Context, r *keys.Rotation) (*keys.Rotation, error) {
+// takeUp finishes a claimed rotation. It is read anew: whoever had the claim
+// before may have ended it since it was listed.
+func (e *Engine) takeUp(ctx context.Context, id string) error {
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	return e.advance(ctx, systemActor, r)
+	r, err := e.store.Rotation(ctx, id)
+	if err != nil {
+		e.release(id)
+		return err
+	}
+	if !r.Phase.Done() {
+		e.log.InfoContext(ctx, "taking up an interrupted rotation", "key", r.Key, "version", r.To, "phase", r.Phase, "rotation", r.ID)
+	}
+	_, err = e.advance(ctx, systemActor, r)
+	return err
 }
 
 // Run rotates by itself what is due, until ctx ends. It is the only timer
@@ -79,7 +89,7 @@ func (e *Engine) Tick(ctx context.Context) error {
 		if !due || ctx.Err() != nil || !e.mayTry(k.Name) {
 			continue
 		}
-		_, err := e.Rotate(ctx, systemActor, k.Name, RotateSpec{Reason: reason})
+		err := e.rotateDue(ctx, systemActor, k.Name)
 		e.noteResult(k.Name, err)
 		if err != nil && !errors.Is(err, keys.ErrRotationRunning) {
 			e.log.ErrorContext(ctx, "automatic rotation failed", "key", k.Name, "reason", reason, "err", err)
@@ -88,25 +98,40 @@ func (e *Engine) Tick(ctx context.Context) error {
 	return nil
 }
 
-// dueReason reports whether k wants a new version at now, and why: its
-// active version is older than the policy's period, or a revocation left it
-// without one.
-func dueReason(k *keys.Key, now time.Time) (keys.Reason, bool) {
-	active := k.ActiveAt(now)
-	if active != nil {
-		due := k.Policy.Period > 0 && !now.Before(active.ActivateAt.Add(k.Policy.Period))
-		return keys.ReasonScheduled, due
+// errNotDue ends a rotation that would have been the second one for the same
+// reason.
+var errNotDue = errors.New("no rotation is due")
+
+// rotateDue rotates a key if the store, too, says that it is due: a snapshot
+// may not know yet of a rotation that came between.
+func (e *Engine) rotateDue(ctx context.Context, actor Actor, name string) error {
+	_, err := e.Rotate(ctx, actor, name, RotateSpec{ifDue: true})
+	if errors.Is(err, errNotDue) {
+		return nil
 	}
-	revoked := false
+	return err
+}
+
+// dueReason reports whether k wants a new version at now, and why: its
+// newest version is revoked, or the active one is older than the policy's
+// period.
+func dueReason(k *keys.Key, now time.Time) (keys.Reason, bool) {
+	var newest *keys.Version // of those whose time has come
 	for _, v := range k.Versions {
-		switch k.StateAt(v, now) {
-		case keys.Suspended, keys.PreActivation:
-			return "", false // a person suspended it, or a version is on its way
-		case keys.Compromised:
-			revoked = true
+		if k.StateAt(v, now) == keys.PreActivation {
+			return "", false // on its way
+		}
+		started := !v.CreatedAt.IsZero() && !v.ActivateAt.IsZero() && !v.ActivateAt.After(now)
+		if started && (newest == nil || !v.ActivateAt.Before(newest.ActivateAt)) {
+			newest = v
 		}
 	}
-	return keys.ReasonCompromise, revoked
+	if newest != nil && !newest.RevokedAt.IsZero() {
+		return keys.ReasonCompromise, true // an older one may be active meanwhile
+	}
+	active := k.ActiveAt(now)
+	due := active != nil && k.Policy.Period > 0 && !now.Before(active.ActivateAt.Add(k.Policy.Period))
+	return keys.ReasonScheduled, due
 }
 
 // mayTry reports whether the key's back-off has passed.

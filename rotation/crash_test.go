@@ -1,0 +1,266 @@
+package rotation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"keyhole/audit"
+	"keyhole/hsm/hsmtest"
+	"keyhole/keys"
+	"keyhole/rotation"
+)
+
+// TestCrashes lets the process die at every step of every act, before and
+// after the step took effect, and starts another one: it finishes or undoes
+// what was begun, and leaves no object and no rotation behind.
+func TestCrashes(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for name, act := range map[string]func(e *rotation.Engine) error{
+		"create": func(e *rotation.Engine) error {
+			_, err := e.CreateKey(ctx, alice, rotation.Spec{Name: "new", Algorithm: keys.ES256})
+			return err
+		},
+		"rotate": func(e *rotation.Engine) error {
+			_, err := e.Rotate(ctx, alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual})
+			return err
+		},
+		"revoke": func(e *rotation.Engine) error {
+			_, err := e.Revoke(ctx, alice, "payments", 2, "leaked")
+			return err
+		},
+		"suspend": func(e *rotation.Engine) error {
+			_, err := e.Suspend(ctx, alice, "payments", 2, "")
+			return err
+		},
+	} {
+		for _, done := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", done ", done), func(t *testing.T) {
+				t.Parallel()
+				for at := 1; ; at++ {
+					if !crash(t, act, at, done) {
+						return
+					}
+					if t.Failed() {
+						t.Fatalf("at step %d", at)
+					}
+				}
+			})
+		}
+	}
+}
+
+// crash reports whether the act came as far as the step.
+func crash(t *testing.T, act func(e *rotation.Engine) error, at int, done bool) bool {
+	k := newKit(t)
+	k.create("payments", keys.Policy{})
+	k.rotate("payments")
+	before := k.key("payments")
+	m := &mortal{at: at, done: done}
+	err := act(k.engine(m.change))
+	if !m.dead {
+		if err != nil {
+			t.Errorf("nothing failed, and yet: %v", err)
+		}
+		return false
+	}
+	// Another process.
+	k.Engine = k.engine(nil)
+	if err := k.cache.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Recover(t.Context()); err != nil {
+		t.Errorf("Recover: %v", err)
+	}
+	k.tick()
+	k.consistent()
+	after := k.key("payments")
+	if a := after.ActiveAt(k.now()); a == nil {
+		t.Error("the key has no active version")
+	}
+	for i, v := range before.Versions {
+		if after.Versions[i].ObjectID != v.ObjectID || after.Versions[i].Check == nil {
+			t.Errorf("version %d is another one", v.Number)
+		}
+	}
+	if v := after.Versions[1]; !v.RevokedAt.IsZero() && after.Latest().Number != 3 {
+		t.Errorf("version 2 is revoked and has no successor")
+	}
+	// Each version that was made has an outcome in the log, and an intent
+	// before it.
+	intended, told := map[string]bool{}, map[string]bool{}
+	for _, r := range k.records() {
+		switch {
+		case r.Action != "rotate" && r.Action != "create-key":
+		case r.Outcome == audit.OutcomeIntent:
+			intended[r.KeyID] = true
+		case r.Outcome == audit.OutcomeOK:
+			told[r.KeyID] = intended[r.KeyID]
+		}
+	}
+	all, _, err := k.store.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range all {
+		for _, v := range key.Versions {
+			if id := key.ID(v).String(); !v.CreatedAt.IsZero() && !told[id] {
+				t.Errorf("version %s is there and the log does not say how it came", id)
+			}
+		}
+	}
+	return true
+}
+
+// TestRecoverReadsAnew: between the list of open rotations and the look at
+// one of them it may have ended, and its version sign.
+func TestRecoverReadsAnew(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.create("payments", keys.Policy{})
+	ended := make(chan error, 1)
+	entered, release := k.faulty.Block(hsmtest.Generate, 1)
+	l := &listing{SQLite: k.store, then: func() {
+		release()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}}
+	e := k.engine(func(c *rotation.Config) { c.Store = l })
+	go func() {
+		_, err := e.Rotate(t.Context(), alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual})
+		ended <- err
+	}()
+	<-entered
+	if err := e.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := k.active("payments"); n != 2 {
+		t.Errorf("version %d is active", n)
+	}
+	k.consistent()
+	if n := k.faulty.Calls(hsmtest.Generate); n != 2 {
+		t.Errorf("%d versions were generated, want 2", n)
+	}
+}
+
+// TestVersionInTheMaking: what is not generated yet cannot be suspended or
+// revoked; the rotation that makes it would never come to an end.
+func TestVersionInTheMaking(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.create("payments", keys.Policy{})
+	ctx := t.Context()
+	entered, release := k.faulty.Block(hsmtest.Generate, 1)
+	rotated := make(chan error, 1)
+	go func() {
+		_, err := k.Rotate(ctx, alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual})
+		rotated <- err
+	}()
+	<-entered
+	for name, act := range map[string]func(context.Context, rotation.Actor, string, uint32, string) (*keys.Key, error){
+		"Suspend": k.Suspend, "Resume": k.Resume, "Revoke": k.Revoke,
+	} {
+		if _, err := act(ctx, alice, "payments", 2, ""); !errors.Is(err, keys.ErrVersionNotFound) {
+			t.Errorf("%s: %v, want ErrVersionNotFound", name, err)
+		}
+	}
+	release()
+	if err := <-rotated; err != nil {
+		t.Error(err)
+	}
+	if n := k.active("payments"); n != 2 {
+		t.Errorf("version %d is active", n)
+	}
+	k.consistent()
+}
+
+// TestDueIsDecidedByTheStore: a snapshot that does not know of a rotation yet
+// must not bring about a second one.
+func TestDueIsDecidedByTheStore(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.create("payments", keys.Policy{Period: time.Hour})
+	k.pass(2 * time.Hour)
+	old, err := k.cache.Keys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := k.engine(func(c *rotation.Config) { c.Keys = func() ([]*keys.Key, error) { return old, nil } })
+	k.tick()
+	for range 3 {
+		if err := behind.Tick(t.Context()); err != nil {
+			t.Error(err)
+		}
+		k.pass(time.Second)
+	}
+	if n := k.active("payments"); n != 2 {
+		t.Errorf("version %d is active, want 2", n)
+	}
+	k.consistent()
+}
+
+// TestSuccessorOfARevokedVersion: it is made as soon as the HSM can, also
+// when an older version signs in the meantime or another one is suspended.
+func TestSuccessorOfARevokedVersion(t *testing.T) {
+	t.Parallel()
+	for _, suspended := range []bool{false, true} {
+		k := newKit(t)
+		k.create("payments", keys.Policy{})
+		k.pass(time.Second)
+		k.rotate("payments")
+		k.pass(time.Second)
+		if suspended {
+			if _, err := k.Suspend(t.Context(), alice, "payments", 1, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		k.faulty.Fail(hsmtest.Generate, 1, hsmtest.NotDone, keys.ErrHSM)
+		key, err := k.Revoke(t.Context(), alice, "payments", 2, "leaked")
+		if err != nil {
+			t.Fatalf("the revocation must stand: %v", err)
+		}
+		if v, err := key.Version(2); err != nil || v.RevokedAt.IsZero() {
+			t.Errorf("version 2 is not revoked, %v", err)
+		}
+		k.pass(time.Second)
+		for range 3 {
+			k.tick()
+			k.pass(time.Second)
+		}
+		// Number 3 was taken by the attempt that failed.
+		if n := k.active("payments"); n != 4 || k.key("payments").Latest().Number != 4 {
+			t.Errorf("suspended %v: version %d is active, want 4; the latest is %d", suspended, n, k.key("payments").Latest().Number)
+		}
+		k.consistent()
+	}
+}
+
+// TestOneSuccessor: a revocation brings one successor, whoever makes it.
+func TestOneSuccessor(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.create("payments", keys.Policy{})
+	k.pass(time.Second)
+	if _, err := k.Revoke(t.Context(), alice, "payments", 1, "leaked"); err != nil {
+		t.Fatal(err)
+	}
+	k.pass(time.Second)
+	k.tick()
+	k.tick()
+	if n := k.active("payments"); n != 2 || k.key("payments").Latest().Number != 2 {
+		t.Errorf("version %d is active, the latest is %d", n, k.key("payments").Latest().Number)
+	}
+	k.rotate("payments")
+	k.pass(time.Second)
+	if _, err := k.Revoke(t.Context(), alice, "payments", 2, "leaked too"); err != nil {
+		t.Fatal(err)
+	}
+	if n := k.key("payments").Latest().Number; n != 3 {
+		t.Errorf("the revocation of an old version made version %d", n)
+	}
+	k.consistent()
+}

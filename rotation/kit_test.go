@@ -1,0 +1,252 @@
+package rotation_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"keyhole/audit"
+	"keyhole/hsm/hsmtest"
+	"keyhole/keys"
+	"keyhole/rotation"
+	"keyhole/store"
+)
+
+// kit is an engine over its real parts: SQLite, the snapshot cache, the
+// audit log. Only the HSM is in memory.
+type kit struct {
+	*rotation.Engine
+	t      *testing.T
+	hsm    *hsmtest.Memory
+	faulty *hsmtest.Faulty
+	store  *store.SQLite
+	cache  *store.Cache
+	log    *audit.Log
+	dir    string       // of the log
+	offset atomic.Int64 // of the clock
+}
+
+var alice = rotation.Actor{Principal: "jwt:corp:alice", AuthMethod: "jwt", RequestID: "req-1"}
+
+func newKit(t *testing.T) *kit {
+	t.Helper()
+	k := &kit{t: t, hsm: hsmtest.NewMemory(hsmtest.MemoryOptions{}), dir: filepath.Join(t.TempDir(), "audit")}
+	k.faulty = hsmtest.NewFaulty(k.hsm)
+	discard := slog.New(slog.DiscardHandler)
+	var err error
+	if k.store, err = store.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "keyhole.db")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.store.Close() })
+	if k.log, err = audit.Open(audit.Config{Dir: k.dir, Node: "node", Log: discard, Now: k.now}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.log.Close() })
+	k.cache = store.NewCache(k.store, store.CacheConfig{Log: discard})
+	if err := k.cache.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k.Engine = k.engine(nil)
+	return k
+}
+
+// engine returns another engine over the same parts, as after a restart;
+// change may put something in front of them.
+func (k *kit) engine(change func(c *rotation.Config)) *rotation.Engine {
+	c := rotation.Config{
+		Store: k.store, Token: k.faulty, Audit: k.log, Keys: k.cache.Keys, Refresh: k.cache.Refresh, Now: k.now,
+		Log: slog.New(slog.DiscardHandler),
+	}
+	if change != nil {
+		change(&c)
+	}
+	return rotation.New(c)
+}
+
+func (k *kit) now() time.Time { return time.Now().Add(time.Duration(k.offset.Load())) }
+
+func (k *kit) pass(d time.Duration) { k.offset.Add(int64(d)) }
+
+// create makes an ES256 key.
+func (k *kit) create(name string, p keys.Policy) *keys.Key {
+	k.t.Helper()
+	key, err := k.CreateKey(k.t.Context(), alice, rotation.Spec{Name: name, Algorithm: keys.ES256, Policy: p})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return key
+}
+
+func (k *kit) rotate(name string) {
+	k.t.Helper()
+	if _, err := k.Rotate(k.t.Context(), alice, name, rotation.RotateSpec{Reason: keys.ReasonManual}); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k *kit) tick() {
+	k.t.Helper()
+	if err := k.Tick(k.t.Context()); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k *kit) key(name string) *keys.Key {
+	k.t.Helper()
+	key, err := k.store.Key(k.t.Context(), name)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return key
+}
+
+// active returns the number of the active version, 0 for none.
+func (k *kit) active(name string) uint32 {
+	k.t.Helper()
+	if v := k.key(name).ActiveAt(k.now()); v != nil {
+		return v.Number
+	}
+	return 0
+}
+
+// consistent checks what must hold whenever nothing is under way: no
+// rotation is open, the HSM holds the objects of exactly the versions that
+// are generated and not destroyed, and each of them works.
+func (k *kit) consistent() {
+	k.t.Helper()
+	ctx := k.t.Context()
+	open, err := k.store.Rotations(ctx, store.RotationFilter{OpenOnly: true})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	for _, r := range open {
+		k.t.Errorf("rotation %s to version %d is open, %s", r.ID, r.To, r.Phase)
+	}
+	all, _, err := k.store.Load(ctx)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	want := []string{}
+	for _, key := range all {
+		for _, v := range key.Versions {
+			if v.CreatedAt.IsZero() || !v.DestroyedAt.IsZero() {
+				continue
+			}
+			want = append(want, key.ID(v).String())
+			if _, err := k.hsm.Sign(ctx, key.Ref(v), make([]byte, 32)); err != nil {
+				k.t.Errorf("version %s does not sign: %v", key.ID(v), err)
+			}
+		}
+	}
+	got := k.hsm.Objects()
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		k.t.Errorf("the HSM holds %v, the store knows of %v", got, want)
+	}
+}
+
+// records returns the audit log.
+func (k *kit) records() (all []audit.Record) {
+	k.t.Helper()
+	for r, err := range audit.Read(k.dir) {
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// listing is a store that lets something happen when open rotations have
+// been listed, before the caller sees the list.
+type listing struct {
+	*store.SQLite
+	then func()
+}
+
+func (l *listing) Rotations(ctx context.Context, f store.RotationFilter) ([]*keys.Rotation, error) {
+	all, err := l.SQLite.Rotations(ctx, f)
+	l.then()
+	return all, err
+}
+
+// mortal is a process that dies at one of its steps outward: the step is not
+// done, or it is done and nobody is told. From then on nothing works.
+type mortal struct {
+	mu    sync.Mutex
+	steps int
+	at    int // dies at this step
+	done  bool
+	dead  bool
+}
+
+var errDead = errors.New("the process is dead")
+
+func (m *mortal) step(do func() error) error {
+	m.mu.Lock()
+	m.steps++
+	dying := m.steps == m.at
+	if m.dead || dying && !m.done {
+		m.dead = true
+		m.mu.Unlock()
+		return errDead
+	}
+	m.mu.Unlock()
+	err := do()
+	if dying {
+		m.mu.Lock()
+		m.dead = true
+		m.mu.Unlock()
+		return errDead
+	}
+	return err
+}
+
+func (m *mortal) change(c *rotation.Config) {
+	c.Store, c.Token, c.Audit = mortalStore{c.Store, m}, mortalToken{c.Token, m}, mortalAudit{c.Audit, m}
+}
+
+type mortalStore struct {
+	rotation.Store
+	m *mortal
+}
+
+func (s mortalStore) Commit(ctx context.Context, c store.Change) error {
+	return s.m.step(func() error { return s.Store.Commit(ctx, c) })
+}
+
+func (s mortalStore) Key(ctx context.Context, name string) (k *keys.Key, err error) {
+	err = s.m.step(func() error { k, err = s.Store.Key(ctx, name); return err })
+	return k, err
+}
+
+type mortalToken struct {
+	rotation.Token
+	m *mortal
+}
+
+func (s mortalToken) Generate(ctx context.Context, ref keys.Ref) (g keys.Generated, err error) {
+	err = s.m.step(func() error { g, err = s.Token.Generate(ctx, ref); return err })
+	return g, err
+}
+
+func (s mortalToken) Destroy(ctx context.Context, ref keys.Ref) error {
+	return s.m.step(func() error { return s.Token.Destroy(ctx, ref) })
+}
+
+type mortalAudit struct {
+	rotation.Auditor
+	m *mortal
+}
+
+func (s mortalAudit) Append(ctx context.Context, recs ...audit.Record) (first uint64, err error) {
+	err = s.m.step(func() error { first, err = s.Auditor.Append(ctx, recs...); return err })
+	return first, err
+}
