@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -148,15 +149,13 @@ func (c *call) action() string {
 // answered, and the answer is counted.
 func (c *call) end() {
 	fault := recover()
-	if fault != nil && fault != http.ErrAbortHandler {
+	if err, ok := fault.(error); fault != nil && (!ok || !errors.Is(err, http.ErrAbortHandler)) {
 		c.h.cfg.Log.ErrorContext(c.ctx, "panic while serving a request", "request_id", c.id, "route", c.route(), "panic", fault, "stack", string(debug.Stack()))
-		begun := c.status != 0
-		err := c.h.service.Refuse(c.ctx, c.identified(), c.action(), c.vars["key"], keys.ErrInternal)
-		if !begun {
-			c.problem(err)
+		fault = http.ErrAbortHandler // half an answer must not look like a whole one
+		refused := c.h.service.Refuse(c.ctx, c.identified(), c.action(), c.vars["key"], keys.ErrInternal)
+		if c.status == 0 {
+			c.problem(refused)
 			fault = nil
-		} else {
-			fault = http.ErrAbortHandler // half an answer must not look like a whole one
 		}
 	}
 	took := time.Since(c.start)

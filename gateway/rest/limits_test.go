@@ -70,7 +70,7 @@ func TestBodiesThatAreTooLarge(t *testing.T) {
 // raw speaks HTTP/1.1 to the site by hand.
 func (s *site) raw(t *testing.T) (net io.ReadWriteCloser, answer func() *http.Response) {
 	t.Helper()
-	conn, err := tls.Dial("tcp", strings.TrimPrefix(s.url, "https://"), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}) //nolint:gosec // our own
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(s.url, "https://"), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	must(t, conn.SetDeadline(time.Now().Add(30*time.Second)))

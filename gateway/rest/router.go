@@ -110,7 +110,7 @@ func checkPath(req *http.Request) error {
 		bad = path[i] <= ' ' || path[i] > '~' || path[i] == '%' || path[i] == '\\'
 	}
 	if bad {
-		return keys.Errorf(keys.ErrMalformed, "the path must be plain: no escapes, no empty, \".\" or \"..\" segments, at most %d bytes", maxPath)
+		return keys.Errorf(keys.ErrMalformed, "the path must be plain: no escapes or odd characters, no empty, \".\" or \"..\" segments, at most %d bytes", maxPath)
 	}
 	return nil
 }
