@@ -28,6 +28,9 @@ func Open(ctx context.Context, c Config) (*HSM, error) {
 	if err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil {
+		return nil, ended(ctx)
+	}
 	h := &HSM{tokens: map[string]*token{}}
 	for _, tc := range c.Tokens {
 		t, err := openToken(ctx, c, tc)

@@ -1,0 +1,216 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type resource struct{ id int64 }
+
+// newPool numbers its resources as they are first used.
+func newPool(t *testing.T, workers, queue int, wait time.Duration) *Pool[resource] {
+	t.Helper()
+	p := New(Config[resource]{Workers: workers, Queue: queue, Wait: wait, Release: func(*resource) {}})
+	t.Cleanup(func() {
+		if err := p.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// hold occupies n workers until release is called.
+func hold(t *testing.T, p *Pool[resource], n int) (release func()) {
+	t.Helper()
+	stop := make(chan struct{})
+	var in, out sync.WaitGroup
+	in.Add(n)
+	for range n {
+		out.Go(func() {
+			if _, err := p.Do(context.Background(), func(*resource) ([]byte, error) { in.Done(); <-stop; return nil, nil }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	in.Wait()
+	return func() { close(stop); out.Wait() }
+}
+
+func TestResults(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, 4, 64, time.Minute)
+	boom := errors.New("boom")
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			out, err := p.Do(t.Context(), func(*resource) ([]byte, error) {
+				if i%3 == 0 {
+					return nil, boom
+				}
+				return []byte{byte(i)}, nil
+			})
+			switch {
+			case errors.Is(err, ErrBusy): // 200 callers, 68 places
+			case i%3 == 0 && err != boom, i%3 != 0 && (err != nil || len(out) != 1 || out[0] != byte(i)):
+				t.Errorf("%d: %v, %v", i, out, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestOneOwnerAndFewResources(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, 8, 64, time.Minute)
+	var made, using atomic.Int64
+	use := func(r *resource) ([]byte, error) {
+		if r.id == 0 {
+			r.id = made.Add(1)
+		}
+		if n := using.Add(1); n > 8 {
+			t.Errorf("%d at a time", n)
+		}
+		using.Add(-1)
+		return nil, nil
+	}
+	for range 100 { // one after the other
+		if _, err := p.Do(t.Context(), use); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The one worker may not yet be idle when its result arrives.
+	if n := made.Load(); n > 2 {
+		t.Errorf("%d resources for one caller", n)
+	}
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for range 50 {
+				if _, err := p.Do(t.Context(), use); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := made.Load(); n > 8 {
+		t.Errorf("%d resources of 8", n)
+	}
+}
+
+func TestQueueIsBoundedAndWaitsNoLongerThanItMay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, 1, 2, time.Second)
+		release := hold(t, p, 1)
+		never := func(*resource) ([]byte, error) { t.Error("it ran"); return nil, nil }
+		var wg sync.WaitGroup
+		begun := time.Now()
+		for range 2 {
+			wg.Go(func() {
+				if _, err := p.Do(context.Background(), never); !errors.Is(err, ErrBusy) || time.Since(begun) != time.Second {
+					t.Errorf("queued: %v after %v", err, time.Since(begun))
+				}
+			})
+		}
+		synctest.Wait()
+		if _, err := p.Do(context.Background(), never); !errors.Is(err, ErrBusy) || time.Since(begun) != 0 {
+			t.Errorf("a full queue: %v after %v", err, time.Since(begun))
+		}
+		wg.Wait()
+		release()
+		if _, err := p.Do(context.Background(), func(*resource) ([]byte, error) { return nil, nil }); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
+func TestCallersLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, 1, 2, time.Minute)
+		stop := make(chan struct{})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := p.Do(ctx, func(*resource) ([]byte, error) { <-stop; return nil, nil })
+		if !errors.Is(err, ErrLeft) {
+			t.Errorf("while it ran: %v", err)
+		}
+		ctx2, cancel2 := context.WithTimeout(context.Background(), time.Second)
+		defer cancel2()
+		if _, err := p.Do(ctx2, func(*resource) ([]byte, error) { t.Error("it ran"); return nil, nil }); !errors.Is(err, ErrBusy) {
+			t.Errorf("while it waited: %v", err)
+		}
+		if busy, over := p.Load(time.Now(), 500*time.Millisecond); busy != 1 || over != 1 {
+			t.Errorf("load %d, %d over", busy, over)
+		}
+		if busy, over := p.Load(time.Now(), time.Hour); busy != 1 || over != 0 {
+			t.Errorf("load %d, %d over", busy, over)
+		}
+		closing, cancel3 := context.WithTimeout(context.Background(), time.Second)
+		defer cancel3()
+		if err := p.Close(closing); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("closing over a job that hangs: %v", err)
+		}
+		if _, err := p.Do(context.Background(), func(*resource) ([]byte, error) { return nil, nil }); !errors.Is(err, ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		close(stop)
+	})
+}
+
+func TestEachIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, 4, 4, time.Minute)
+		hold(t, p, 4)()
+		release := hold(t, p, 1)
+		synctest.Wait()
+		var n atomic.Int64
+		p.EachIdle(context.Background(), func(*resource) { n.Add(1) })
+		if n.Load() != 3 {
+			t.Errorf("ran on %d idle workers of 3", n.Load())
+		}
+		release()
+		synctest.Wait()
+		stop := make(chan struct{})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		p.EachIdle(ctx, func(*resource) { <-stop }) // it leaves
+		close(stop)
+	})
+}
+
+func TestCloseFinishesAndReleases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var released atomic.Int64
+		p := New(Config[resource]{Workers: 2, Queue: 8, Wait: time.Hour, Release: func(*resource) { released.Add(1) }})
+		var done atomic.Int64
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				if _, err := p.Do(context.Background(), func(*resource) ([]byte, error) {
+					time.Sleep(time.Second)
+					done.Add(1)
+					return nil, nil
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if err := p.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if done.Load() != 6 || released.Load() != 2 {
+			t.Errorf("%d jobs done of 6, %d resources released of 2", done.Load(), released.Load())
+		}
+	})
+}

@@ -1,0 +1,176 @@
+package hsm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+	"go.uber.org/goleak"
+
+	"keyhole/keys"
+	"keyhole/softhsm/softhsmtest"
+)
+
+func TestClassify(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		op   string
+		code uint
+		want class
+		kind error
+	}{
+		{opDecrypt, pkcs11.CKR_GENERAL_ERROR, classCaller, keys.ErrHSM},
+		{opDecrypt, pkcs11.CKR_FUNCTION_FAILED, classCaller, keys.ErrHSM},
+		{opDecryptInit, pkcs11.CKR_GENERAL_ERROR, classSession, keys.ErrHSM},
+		{opDecrypt, pkcs11.CKR_DEVICE_ERROR, classDevice, keys.ErrHSM},
+		{opSign, pkcs11.CKR_GENERAL_ERROR, classSession, keys.ErrHSM},
+		{opSign, pkcs11.CKR_FUNCTION_FAILED, classDevice, keys.ErrHSM},
+		{opSign, pkcs11.CKR_SESSION_HANDLE_INVALID, classSession, keys.ErrHSM},
+		{opSignInit, pkcs11.CKR_KEY_HANDLE_INVALID, classHandle, keys.ErrHSM},
+		{opSignInit, pkcs11.CKR_USER_NOT_LOGGED_IN, classLogin, keys.ErrHSM},
+		{opLogin, pkcs11.CKR_PIN_INCORRECT, classPIN, keys.ErrHSM},
+		{opLogin, pkcs11.CKR_PIN_LOCKED, classPIN, keys.ErrHSM},
+		{opSign, pkcs11.CKR_DATA_LEN_RANGE, classCaller, keys.ErrHSM},
+		{opSignInit, pkcs11.CKR_MECHANISM_INVALID, classCaller, keys.ErrUnsupported},
+		{opOpenSession, pkcs11.CKR_SESSION_COUNT, classCaller, keys.ErrOverloaded},
+		{opOpenSession, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, classDevice, keys.ErrHSM},
+		{opSign, 0x80000001, classCaller, keys.ErrHSM}, // a vendor's
+	} {
+		err := fmt.Errorf("wrapped: %w", wrap(c.op, pkcs11.Error(c.code)))
+		var e *Error
+		if got := classify(err); got != c.want || !errors.Is(err, c.kind) || !errors.As(err, &e) || e.Code != c.code {
+			t.Errorf("%s, %s: class %d, %v", c.op, codeName(c.code), got, err)
+		}
+	}
+	if classify(nil) != classNone || classify(errIdentity) != classCaller || !errors.Is(errIdentity, keys.ErrHSM) {
+		t.Error("errors that are no PKCS#11 errors")
+	}
+	if codeName(0x80000001) != "CKR_0x80000001" || codeName(pkcs11.CKR_PIN_LOCKED) != "CKR_PIN_LOCKED" {
+		t.Error("codeName")
+	}
+}
+
+func TestSplitGCM(t *testing.T) {
+	t.Parallel()
+	iv12, iv16, out := bytes.Repeat([]byte{1}, 12), bytes.Repeat([]byte{2}, 16), bytes.Repeat([]byte{3}, 48)
+	for name, c := range map[string]struct {
+		mode    string
+		iv, out []byte
+		want    []byte // IV; nil: refused
+	}{
+		"caller":                   {GCMIVCaller, iv12, out, iv12},
+		"param":                    {GCMIVHSMParam, iv12, out, iv12},
+		"param not written":        {GCMIVHSMParam, make([]byte, 12), out, nil},
+		"appended 12":              {GCMIVHSMAppended, nil, append(bytes.Clone(out), iv12...), iv12},
+		"appended 16":              {GCMIVHSMAppended, nil, append(bytes.Clone(out), iv16...), iv16},
+		"appended, not there":      {GCMIVHSMAppended, nil, out, nil},
+		"appended 3":               {GCMIVHSMAppended, nil, append(bytes.Clone(out), 1, 2, 3), nil},
+		"caller, appended":         {GCMIVCaller, iv12, append(bytes.Clone(out), iv16...), nil},
+		"no tag":                   {GCMIVCaller, iv12, out[:32], nil},
+		"an IV of zeros, appended": {GCMIVHSMAppended, nil, append(bytes.Clone(out), make([]byte, 12)...), nil},
+	} {
+		iv, wrapped, err := splitGCM(c.mode, c.iv, c.out, 48)
+		if (err == nil) != (c.want != nil) || err == nil && (!bytes.Equal(iv, c.want) || !bytes.Equal(wrapped, out)) {
+			t.Errorf("%s: iv %x, %d bytes, %v", name, iv, len(wrapped), err)
+		}
+	}
+}
+
+func FuzzSplitCheck(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(append([]byte{12}, make([]byte, 60)...))
+	f.Add(append([]byte{16}, make([]byte, 64)...))
+	f.Fuzz(func(t *testing.T, check []byte) {
+		iv, wrapped, ok := splitCheck(check)
+		if !ok {
+			return
+		}
+		if again := append(append([]byte{byte(len(iv))}, iv...), wrapped...); !bytes.Equal(again, check) {
+			t.Errorf("%x reads as %x, %x", check, iv, wrapped)
+		}
+	})
+}
+
+func TestSessionsWithin(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		want  int
+		limit uint
+		got   int
+	}{{8, 0, 8}, {8, pkcs11.CK_UNAVAILABLE_INFORMATION, 8}, {8, 16, 8}, {8, 10, 6}, {8, 3, 1}, {64, 1 << 20, 64}} {
+		if got := sessionsWithin(c.want, c.limit); got != c.got {
+			t.Errorf("%d of %d: %d, want %d", c.want, c.limit, got, c.got)
+		}
+	}
+}
+
+// TestObserve collects what an operator's metrics see.
+func TestObserve(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	seen := map[string]int{}
+	h := start(t, softhsmtest.Start(t), func(c *Config) {
+		c.Observe = func(function, token, result string, d time.Duration) {
+			mu.Lock()
+			defer mu.Unlock()
+			if token != "t" || d < 0 {
+				t.Errorf("%s: token %q, %v", function, token, d)
+			}
+			seen[function+" "+result]++
+		}
+	})
+	ref := generate(t, h, "observe.v1", keys.A256GCM, 0)
+	iv, wrapped, err := h.Wrap(t.Context(), ref, keys.NewDataKey(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped[0] ^= 1
+	if _, err := h.Unwrap(t.Context(), ref, iv, wrapped, nil); !errors.Is(err, keys.ErrDecrypt) {
+		t.Fatal(err)
+	}
+	if _, err := h.Random(t.Context(), "", 8); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Destroy(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, want := range []string{"Login ok", "OpenSession ok", "Generate ok", "Find ok", "Sign ok", "Encrypt ok", "Decrypt ok", "Decrypt CKR_GENERAL_ERROR", "Random ok", "Destroy ok"} {
+		if seen[want] == 0 {
+			t.Errorf("no %q in %v", want, seen)
+		}
+	}
+}
+
+// TestCloseLeavesNothing must not run beside others: it counts goroutines.
+func TestCloseLeavesNothing(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	tok := softhsmtest.Start(t)
+	h, err := Open(t.Context(), Config{Tokens: []TokenConfig{tokenConfig(tok)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := generate(t, h, "leak.v1", keys.ES256, 0)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if _, err := h.Sign(t.Context(), ref, input(keys.ES256)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for range 2 {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := h.Generate(t.Context(), keys.Ref{Token: "t", ID: keys.NewObjectID(), Label: "x.v1", Algorithm: keys.HS256}); !errors.Is(err, keys.ErrHSM) {
+		t.Errorf("after Close: %v", err)
+	}
+}
