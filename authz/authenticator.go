@@ -210,7 +210,8 @@ func (a *Authenticator) token(ctx context.Context, st *state, text string, now t
 	}
 	var id tokenID
 	if a.tokens != nil {
-		id = sha256.Sum256([]byte(text))
+		var buf [2048]byte // on the stack, for nearly all tokens
+		id = sha256.Sum256(append(buf[:0], text...))
 		if r, ok := a.tokens.Get(id); ok {
 			if now.Before(r.token.ExpiresAt) && r.state == st && r.token.Current() {
 				return r, nil

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"keyhole/authz"
@@ -295,6 +296,33 @@ func TestReloadOfLists(t *testing.T) {
 	if p := accept(t, a, "", chain); len(p.Groups) > 0 {
 		t.Errorf("groups %q, want none", p.Groups)
 	}
+}
+
+// TestListExpiresWhileRunning: whoever forgets to publish a list finds it in
+// the log, once.
+func TestListExpiresWhileRunning(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		ca := authztest.NewCA(t, "clients", now)
+		file := authztest.WriteFile(t, "list.crl", ca.CRL(t, now, now.Add(time.Hour)))
+		cas := authztest.WriteFile(t, "cas.pem", authztest.PEM("CERTIFICATE", ca.Cert.Raw))
+		var logged lockedLog
+		a, err := authz.NewAuthenticator(t.Context(), authz.Config{Log: textLog(&logged), MTLS: authz.MTLS{CAFiles: []string{cas}, CRLFiles: []string{file}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 59*time.Minute)
+		defer cancel()
+		if err := a.Run(ctx); err != nil || logged.String() != "" {
+			t.Errorf("before: %v, %s", err, logged.String())
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := a.Run(ctx); err != nil || strings.Count(logged.String(), "have expired") != 1 {
+			t.Errorf("after: %v, %s", err, logged.String())
+		}
+	})
 }
 
 // TestOverTLS authenticates what crypto/tls has verified on a real

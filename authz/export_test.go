@@ -1,9 +1,6 @@
 package authz
 
-import (
-	"keyhole/authz/internal/reason"
-	"keyhole/authz/internal/ruleset"
-)
+import "keyhole/authz/internal/ruleset"
 
 // Remembered returns how many tokens are remembered.
 func (a *Authenticator) Remembered() int { return a.tokens.Len() }
@@ -26,9 +23,6 @@ func ParsePolicies(data []byte) (int, error) {
 	rules, err := ruleset.Parse(schema, "fuzz.cedar", data)
 	return len(rules), err
 }
-
-// FailureReason is the reason type, to test that Reasons has them all.
-type FailureReason = reason.Reason
 
 // Sources returns how many sources of failed logins are remembered.
 func (l *Limiter) Sources() int { return l.sources.Len() }
