@@ -13,84 +13,84 @@ import (
 	"keyhole/rotation"
 )
 
-// TestCrashes lets the process die at every step of every act, before and
-// after the step took effect, and starts another one: it finishes or undoes
+// TestCrashes lets the process die at every step of an act, before and after
+// the step took effect, and starts another one: it finishes or undoes
 // what was begun, and leaves no object and no rotation behind.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	for name, act := range map[string]func(e *rotation.Engine) error{
-		"create": func(e *rotation.Engine) error {
-			_, err := e.CreateKey(ctx, alice, rotation.Spec{Name: "new", Algorithm: keys.ES256})
+	for name, act := range map[string]func(e *rotation.Engine, key string) error{
+		"create": func(e *rotation.Engine, key string) error {
+			_, err := e.CreateKey(ctx, alice, rotation.Spec{Name: key + "-new", Algorithm: keys.ES256})
 			return err
 		},
-		"rotate": func(e *rotation.Engine) error {
-			_, err := e.Rotate(ctx, alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual})
+		"rotate": func(e *rotation.Engine, key string) error {
+			_, err := e.Rotate(ctx, alice, key, rotation.RotateSpec{Reason: keys.ReasonManual})
 			return err
 		},
-		"revoke": func(e *rotation.Engine) error {
-			_, err := e.Revoke(ctx, alice, "payments", 2, "leaked")
-			return err
-		},
-		"suspend": func(e *rotation.Engine) error {
-			_, err := e.Suspend(ctx, alice, "payments", 2, "")
+		"revoke": func(e *rotation.Engine, key string) error {
+			_, err := e.Revoke(ctx, alice, key, 2, "leaked")
 			return err
 		},
 	} {
 		for _, done := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, ", done ", done), func(t *testing.T) {
 				t.Parallel()
+				k := newKit(t)
 				for at := 1; ; at++ {
-					if !crash(t, act, at, done) {
-						return
+					if !k.crash(act, fmt.Sprint("key-", at), &mortal{at: at, done: done}) {
+						break
 					}
 					if t.Failed() {
 						t.Fatalf("at step %d", at)
 					}
 				}
+				k.toldOf()
 			})
 		}
 	}
 }
 
-// crash reports whether the act came as far as the step.
-func crash(t *testing.T, act func(e *rotation.Engine) error, at int, done bool) bool {
-	k := newKit(t)
-	k.create("payments", keys.Policy{})
-	k.rotate("payments")
-	before := k.key("payments")
-	m := &mortal{at: at, done: done}
-	err := act(k.engine(m.change))
-	if !m.dead {
+// crash lets a process act on a new key of two versions and die, and another
+// one take over. It reports whether the act came as far as the step.
+func (k *kit) crash(act func(e *rotation.Engine, key string) error, name string, m *mortal) bool {
+	k.create(name, keys.Policy{})
+	k.rotate(name)
+	before := k.key(name)
+	if err := act(k.engine(m.change), name); !m.dead {
 		if err != nil {
-			t.Errorf("nothing failed, and yet: %v", err)
+			k.t.Errorf("nothing failed, and yet: %v", err)
 		}
 		return false
 	}
-	// Another process.
 	k.Engine = k.engine(nil)
-	if err := k.cache.Refresh(t.Context()); err != nil {
-		t.Fatal(err)
+	if err := k.cache.Refresh(k.t.Context()); err != nil {
+		k.t.Fatal(err)
 	}
-	if err := k.Recover(t.Context()); err != nil {
-		t.Errorf("Recover: %v", err)
+	if err := k.Recover(k.t.Context()); err != nil {
+		k.t.Errorf("Recover: %v", err)
 	}
 	k.tick()
 	k.consistent()
-	after := k.key("payments")
-	if a := after.ActiveAt(k.now()); a == nil {
-		t.Error("the key has no active version")
+	after := k.key(name)
+	if after.ActiveAt(k.now()) == nil {
+		k.t.Error("the key has no active version")
 	}
 	for i, v := range before.Versions {
 		if after.Versions[i].ObjectID != v.ObjectID || after.Versions[i].Check == nil {
-			t.Errorf("version %d is another one", v.Number)
+			k.t.Errorf("version %d is another one", v.Number)
 		}
 	}
 	if v := after.Versions[1]; !v.RevokedAt.IsZero() && after.Latest().Number != 3 {
-		t.Errorf("version 2 is revoked and has no successor")
+		k.t.Error("version 2 is revoked and has no successor")
 	}
-	// Each version that was made has an outcome in the log, and an intent
-	// before it.
+	return true
+}
+
+// toldOf checks that each version that was made has an outcome in the log,
+// and an intent before it.
+func (k *kit) toldOf() {
+	k.t.Helper()
 	intended, told := map[string]bool{}, map[string]bool{}
 	for _, r := range k.records() {
 		switch {
@@ -101,18 +101,17 @@ func crash(t *testing.T, act func(e *rotation.Engine) error, at int, done bool) 
 			told[r.KeyID] = intended[r.KeyID]
 		}
 	}
-	all, _, err := k.store.Load(t.Context())
+	all, _, err := k.store.Load(k.t.Context())
 	if err != nil {
-		t.Fatal(err)
+		k.t.Fatal(err)
 	}
 	for _, key := range all {
 		for _, v := range key.Versions {
 			if id := key.ID(v).String(); !v.CreatedAt.IsZero() && !told[id] {
-				t.Errorf("version %s is there and the log does not say how it came", id)
+				k.t.Errorf("version %s is there and the log does not say how it came", id)
 			}
 		}
 	}
-	return true
 }
 
 // TestRecoverReadsAnew: between the list of open rotations and the look at

@@ -86,7 +86,7 @@ func TestKill9(t *testing.T) {
 // moment.
 func TestOpenAtOnce(t *testing.T) {
 	t.Parallel()
-	const processes, rounds = 4, 3
+	const processes, rounds = 8, 5
 	for range rounds {
 		path := filepath.Join(t.TempDir(), "keyhole.db")
 		var all []*exec.Cmd

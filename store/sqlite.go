@@ -161,7 +161,7 @@ func (s *SQLite) identify(ctx context.Context, tx *sql.Tx) (version int, err err
 }
 
 // useWAL turns the write-ahead log on. Another process that does so at the
-// same moment makes it fail without waiting, hence the loop.
+// same moment makes it fail at times, without the wait of busyTimeout.
 func (s *SQLite) useWAL(ctx context.Context) error {
 	for deadline := time.Now().Add(busyTimeout); ; {
 		var mode string
