@@ -52,7 +52,7 @@ step "3. An agent signs; openssl, which knows nothing of Keyhole, checks the sig
 as agent
 echo "pay 100 EUR to Alice" >"$dir/order.txt"
 run keyhole sign payments "$dir/order.txt" --format der -O "$dir/order.sig"
-keyhole key show payments -o json | sed -n 's/.*"public_key": *"\(-----BEGIN[^"]*\)".*/\1/p' | head -n 1 | sed 's/\\n/\n/g' >"$dir/payments.pem"
+keyhole key public payments >"$dir/payments.pem"
 run openssl dgst -sha256 -verify "$dir/payments.pem" -signature "$dir/order.sig" "$dir/order.txt"
 
 step "4. It encrypts; the ciphertext names the version that opens it"
