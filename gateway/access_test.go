@@ -236,7 +236,7 @@ func TestCallersTextIsBounded(t *testing.T) {
 	}
 	for _, r := range w.news() {
 		if len(r.Key) > 80 || len(r.Reason) > 100 || len(r.KeyID) > 80 || r.Outcome == audit.OutcomeOK {
-			t.Errorf("recorded as %.1000v", r)
+			t.Errorf("recorded as %+v", r)
 		}
 	}
 	w.offset.Add(int64(time.Minute)) // stale: the name cannot be looked up

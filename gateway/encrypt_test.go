@@ -26,7 +26,7 @@ func TestEncryptAndDecrypt(t *testing.T) {
 				w.news()
 				c := of(w.Encrypt(ctx, alice, name, api.EncryptRequest{Plaintext: plaintext, AAD: aad})).ok(t)
 				if c.Key != name || c.Version != 1 || c.KeyID != name+".v1" || !strings.HasPrefix(c.Ciphertext, "kh1:"+name+".v1:") {
-					t.Errorf("%s: %.200v", name, c)
+					t.Errorf("%s: %+v", name, c)
 				}
 				if r := w.record(); r.Action != "encrypt" || r.Outcome != audit.OutcomeOK || r.KeyID != name+".v1" || r.Size != int64(len(plaintext)) ||
 					r.Algorithm != string(alg) || r.Purpose != "encrypt" {
@@ -34,7 +34,7 @@ func TestEncryptAndDecrypt(t *testing.T) {
 				}
 				p := of(w.Decrypt(ctx, alice, name, api.DecryptRequest{Ciphertext: c.Ciphertext, AAD: aad})).ok(t)
 				if !bytes.Equal(p.Plaintext, plaintext) || p.Plaintext == nil && len(plaintext) > 0 || p.Version != 1 || p.State != "active" || p.KeyID != name+".v1" {
-					t.Errorf("%s: %.200v", name, p)
+					t.Errorf("%s: %+v", name, p)
 				}
 				if r := w.record(); r.Action != "decrypt" || r.Outcome != audit.OutcomeOK || r.KeyID != name+".v1" || r.Size != int64(len(c.Ciphertext)) {
 					t.Errorf("%s: recorded as %+v", name, r)
