@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,15 @@ func TestExitStatuses(t *testing.T) {
 	for i, status := range []int{exit.OK, exit.Failure, exit.Config, exit.HSM, exit.PIN, exit.Store, exit.Audit, exit.Listen} {
 		if status != i {
 			t.Errorf("status %d has moved to %d: supervisors rely on it", i, status)
+		}
+	}
+	doc, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for status := exit.OK; status <= exit.Listen; status++ {
+		if !strings.Contains(string(doc), fmt.Sprintf("\n| %d | ", status)) {
+			t.Errorf("docs/operations.md does not have status %d", status)
 		}
 	}
 	if lines := strings.Count(exit.Help, "\n"); lines != exit.Listen+1 {

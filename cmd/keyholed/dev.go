@@ -52,7 +52,7 @@ func (a *app) dev(ctx context.Context, o dev.Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	if !loopback(d.Config.Listen) {
-		fmt.Fprintf(a.err, "WARNING: %s is open to the network, and this is a DEVELOPMENT gateway:\n"+
+		a.warn("WARNING: %s is open to the network, and this is a DEVELOPMENT gateway:\n"+
 			"WARNING: its keys are files, and whoever reads %s is its administrator.\n", d.Config.Listen, d.Path)
 	}
 	return a.serve(ctx, d.Config, func(api, ops string) error {

@@ -56,9 +56,9 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	if !a.ran {
 		err = exit.With(exit.Config, "`keyholed --help` shows the commands and flags", err)
 	}
-	fmt.Fprintf(errOut, "keyholed: %v\n", err)
+	a.warn("keyholed: %v\n", err)
 	if hint := exit.Hint(err); hint != "" {
-		fmt.Fprintf(errOut, "hint: %s\n", hint)
+		a.warn("hint: %s\n", hint)
 	}
 	return exit.Status(err)
 }
@@ -86,6 +86,9 @@ func (a *app) action(f func(ctx context.Context) error) func(*cobra.Command, []s
 		return f(c.Context())
 	}
 }
+
+// warn writes to standard error; nobody could be told that it failed.
+func (a *app) warn(format string, args ...any) { _, _ = fmt.Fprintf(a.err, format, args...) }
 
 // flagError adds the flag that was probably meant.
 func flagError(c *cobra.Command, err error) error {

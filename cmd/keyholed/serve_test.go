@@ -225,6 +225,9 @@ func TestGracefulStop(t *testing.T) {
 		}
 		return err != nil
 	})
+	if status, body := p.get("/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "stopping") {
+		t.Errorf("readyz while stopping: %d %s", status, body)
+	}
 	status, body, err := half.finish()
 	if err != nil || status != http.StatusOK || !strings.Contains(body, `"signature"`) {
 		t.Errorf("the request under way: %d %s, %v", status, body, err)
@@ -253,4 +256,15 @@ func TestSecondSignal(t *testing.T) {
 	if !strings.Contains(p.log.String(), "second signal") {
 		t.Error("it does not say why it ended")
 	}
+}
+
+// A development gateway that others can reach says so, loudly.
+func TestDevOpenToTheNetwork(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "kh")
+	p := serving(t, "dev", "--dir", dir, "--listen", "0.0.0.0:0", "--ops-listen", "127.0.0.1:0")
+	if !strings.Contains(p.log.String(), "WARNING: 0.0.0.0:0 is open to the network") {
+		t.Error("no warning")
+	}
+	p.stop()
 }

@@ -154,7 +154,7 @@ func (k *checker) file(path, name string, forbidden os.FileMode) {
 			k.addf(path, "the file cannot be read: %v", err)
 			return
 		}
-		f.Close()
+		_ = f.Close()
 	}
 }
 

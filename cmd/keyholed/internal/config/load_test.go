@@ -83,7 +83,7 @@ func TestMistakes(t *testing.T) {
 		old, new string
 		want     []string
 	}{
-		{"unknown key", "log:\n  level: info", "log:\n  levle: info", []string{`25 log.levle: did you mean "level"?`}},
+		{"unknown key", "log:\n  level: info", "log:\n  levl: info", []string{`25 log.levl: did you mean "level"?`}},
 		{"unknown key at the top", "listen: 127.0.0.1:8443", "lisen: 127.0.0.1:8443", []string{`2 lisen: did you mean "listen"?`}},
 		{"unknown key, nothing like it", "log:", "frobnicate: 1\nlog:", []string{`24 frobnicate: unknown key; known here: node, listen, tls`}},
 		{"unknown key in a list", "    label: keyhole", "    lable: keyhole\n    serial: a", []string{`9 tokens[0].lable: did you mean "label"?`}},

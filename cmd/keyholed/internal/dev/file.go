@@ -57,7 +57,7 @@ func enter(name string) (dir, *os.File, error) {
 		return "", nil, fmt.Errorf("opening %s: %w", d.path(marker), err)
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
+		_ = lock.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return "", nil, fmt.Errorf("%w: %s", ErrInUse, name)
 		}
@@ -80,7 +80,7 @@ func mark(d dir, lock *os.File) error {
 			return err
 		}
 	}
-	return os.Chmod(string(d), 0o700)
+	return os.Chmod(string(d), 0o700) //nolint:gosec // a directory needs its x bit
 }
 
 // unlock gives the lock up, also where a child process that is just being

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -130,23 +131,30 @@ func TestState(t *testing.T) {
 	}
 }
 
-// Names and help follow the rules of Prometheus.
+// Names and help follow the rules of Prometheus, and docs/operations.md has
+// them all.
 func TestNames(t *testing.T) {
 	t.Parallel()
+	text, err := os.ReadFile("../../../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := New("v1", "abc")
 	s.Request("r", "GET", 200, 0)
 	s.HSMCall("f", "t", "ok", 0)
+	s.failures.get("r")
+	s.Reload("tls", nil)
 	s.Watch(State{
 		Tokens: func() []TokenStats { return []TokenStats{{Name: "t"}} }, SnapshotAge: func() time.Duration { return 0 },
 		Keys: func() ([]*keys.Key, error) { return nil, nil },
 	})
-	families, err := s.registry.Gather()
+	all, err := s.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	endings := map[string]string{"COUNTER": "_total", "HISTOGRAM": "_seconds"}
 	ours := 0
-	for _, f := range families {
+	endings := map[string]string{"COUNTER": "_total", "HISTOGRAM": "_seconds"}
+	for _, f := range all {
 		name, kind := f.GetName(), f.GetType().String()
 		if !strings.HasPrefix(name, "keyhole_") {
 			continue
@@ -154,6 +162,9 @@ func TestNames(t *testing.T) {
 		ours++
 		if !strings.HasSuffix(name, endings[kind]) || kind == "GAUGE" && strings.HasSuffix(name, "_total") || f.GetHelp() == "" {
 			t.Errorf("%s is a %s with the help %q", name, kind, f.GetHelp())
+		}
+		if !strings.Contains(string(text), name) {
+			t.Errorf("docs/operations.md does not name %s", name)
 		}
 	}
 	if ours < 15 {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/fnv"
 	"io/fs"
 	"log/slog"
@@ -138,7 +139,7 @@ func fingerprint(paths []string) uint64 {
 		}
 		entries, err := os.ReadDir(p)
 		if err != nil {
-			fmt.Fprint(h, "unreadable")
+			note(h, p, nil, err)
 		}
 		for _, e := range entries {
 			info, err := os.Stat(filepath.Join(p, e.Name()))
@@ -148,14 +149,14 @@ func fingerprint(paths []string) uint64 {
 	return h.Sum64()
 }
 
-func note(w interface{ Write([]byte) (int, error) }, name string, info fs.FileInfo, err error) {
+func note(h hash.Hash, name string, info fs.FileInfo, err error) {
 	if err != nil {
-		fmt.Fprintf(w, "%q missing %t\n", name, errors.Is(err, fs.ErrNotExist))
+		h.Write(fmt.Appendf(nil, "%q missing %t\n", name, errors.Is(err, fs.ErrNotExist)))
 		return
 	}
 	var inode uint64
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		inode = st.Ino
 	}
-	fmt.Fprintf(w, "%q %d %d %d %v\n", name, info.ModTime().UnixNano(), info.Size(), inode, info.Mode())
+	h.Write(fmt.Appendf(nil, "%q %d %d %d %v\n", name, info.ModTime().UnixNano(), info.Size(), inode, info.Mode()))
 }

@@ -22,7 +22,6 @@ import (
 type kit struct {
 	t      *testing.T
 	file   string
-	log    *audit.Log
 	dir    string
 	order  chan os.Signal
 	output bytes.Buffer
@@ -277,7 +276,7 @@ func TestHash(t *testing.T) {
 		}
 		return h
 	}
-	if hash("x", "y") != hash("x", "y") {
+	if first := hash("x", "y"); first != hash("x", "y") {
 		t.Error("the same contents differ")
 	}
 	seen := map[string][2]string{}

@@ -2,6 +2,7 @@
 package report
 
 import (
+	"bytes"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -17,11 +18,11 @@ import (
 // Write describes a configuration that is good, warns of what soon will not
 // be, and says what nobody has looked at.
 func Write(to io.Writer, c *config.Config, files *material.Set, now time.Time) error {
-	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
-	}
-	fmt.Fprintf(w, "%s is good.\n", c.File)
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) } // a buffer takes everything
+	row := func(name, format string, args ...any) { say("  %s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	say("%s is good.\n", c.File)
 	row("node", "%s", c.Node)
 	row("API", "%s, TLS %s or later, client certificates: %s", c.Listen, c.TLS.MinVersion, c.TLS.ClientAuth)
 	cert := files.TLS.Certificate()
@@ -54,15 +55,19 @@ func Write(to io.Writer, c *config.Config, files *material.Set, now time.Time) e
 	row("policies", "%s (SHA-256 %.16s...)", strings.Join(c.Policies.Files, ", "), files.Policies.Hash())
 	for _, crt := range append([]*x509.Certificate{cert}, files.TLS.ClientCAs()...) {
 		if err := tlsfiles.Expiring(crt, now); err != nil {
-			fmt.Fprintf(w, "Warning: %v.\n", err)
+			say("Warning: %v.\n", err)
 		}
 	}
-	fmt.Fprint(w, "Not checked: whether the HSM takes the PIN and has the token, the database, the audit log, whether the addresses are free")
+	say("Not checked: whether the HSM takes the PIN and has the token, the database, the audit log, whether the addresses are free")
 	if len(byURL) > 0 {
-		fmt.Fprintf(w, ", the key sets at %s", strings.Join(byURL, ", "))
+		say(", the key sets at %s", strings.Join(byURL, ", "))
 	}
-	fmt.Fprintln(w, ".")
-	return w.Flush()
+	say(".\n")
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err := text.WriteTo(to)
+	return err
 }
 
 func describe(c *x509.Certificate) string {

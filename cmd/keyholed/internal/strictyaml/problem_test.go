@@ -6,7 +6,7 @@ func TestNearest(t *testing.T) {
 	t.Parallel()
 	words := []string{"dir", "listen", "level", "warn", "tls"}
 	for got, want := range map[string]string{
-		"dri": "dir", "lisen": "listen", "Listen": "listen", "levle": "level", "warning": "warn", "tlss": "tls",
+		"dri": "dir", "lisen": "listen", "Listen": "listen", "levl": "level", "warning": "warn", "tlss": "tls",
 		"x": "", "frobnicate": "", "": "", "lost": "",
 	} {
 		if guess := Nearest(got, words); guess != want {
