@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"keyhole/audit"
 	"keyhole/keys"
@@ -27,6 +28,9 @@ type Spec struct {
 // not exist afterwards.
 func (e *Engine) CreateKey(ctx context.Context, actor Actor, s Spec) (*keys.Key, error) {
 	if err := keys.CheckNewName(s.Name); err != nil {
+		return nil, err
+	}
+	if _, err := keys.ParseAlgorithm(string(s.Algorithm)); err != nil {
 		return nil, err
 	}
 	bits, err := s.Algorithm.KeyBits(s.Bits)
@@ -232,7 +236,7 @@ func (e *Engine) generate(ctx context.Context, actor Actor, r *keys.Rotation) (*
 		v.NeverExtractable, v.AlwaysSensitive = made.NeverExtractable, made.AlwaysSensitive
 		v.CreatedAt, v.AnnouncedAt = now, now
 		c.Algorithm, c.Bits = v.Algorithm, v.Bits
-		if c, err = c.Apply(r.To, keys.EventActivate, now, now); err != nil {
+		if c, err = c.Apply(r.To, keys.EventActivate, activation(c, v, now), now); err != nil {
 			return nil, err
 		}
 		c.Epoch = k.Epoch + 1
@@ -244,6 +248,20 @@ func (e *Engine) generate(ctx context.Context, actor Actor, r *keys.Rotation) (*
 		}
 		return &next, nil
 	})
+}
+
+// activation returns when v becomes the active version: at now, but never
+// before a version that it shall replace. Another gateway whose clock is
+// ahead may have made that one; v, with the earlier time, would give way to
+// it a moment later.
+func activation(k *keys.Key, v *keys.Version, now time.Time) time.Time {
+	at := now
+	for _, w := range k.Versions {
+		if w.Number < v.Number && w.RevokedAt.IsZero() && w.DestroyedAt.IsZero() && w.ActivateAt.After(at) {
+			at = w.ActivateAt // of equals, the higher number is active
+		}
+	}
+	return at
 }
 
 // unmade returns the version that a rotation is about to make. One that is
