@@ -62,6 +62,9 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("opening the configuration: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&writeByAll != 0 {
+		return nil, fmt.Errorf("everybody may change the configuration %s (mode %04o); run: chmod o-w %s", path, info.Mode().Perm(), path)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)

@@ -258,6 +258,18 @@ func TestFileItself(t *testing.T) {
 	}
 }
 
+func TestConfigurationThatEverybodyMayChange(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(workspace(t), "keyhole.yaml")
+	write(t, file, base)
+	if err := os.Chmod(file, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file); err == nil || !strings.Contains(err.Error(), "chmod o-w") {
+		t.Errorf("error is %v", err)
+	}
+}
+
 // Whatever the bytes, parse answers with a configuration or with mistakes in
 // lines that the file has.
 func FuzzParse(f *testing.F) {

@@ -27,7 +27,6 @@ import (
 	"keyhole/gateway"
 	"keyhole/gateway/rest"
 	"keyhole/hsm"
-	"keyhole/keys"
 	"keyhole/rotation"
 	"keyhole/store"
 )
@@ -140,7 +139,7 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	defer stopLoops()
 	loops, loopCtx := errgroup.WithContext(loopCtx)
 	loops.Go(func() error { return hsmError(token.Run(loopCtx)) })
-	loops.Go(func() error { return hsmError(watchStuck(loopCtx, c, token)) })
+	loops.Go(func() error { return hsmError(watchStuck(loopCtx, c.Tokens, token.Health)) })
 	loops.Go(func() error { return storeError(cache.Run(loopCtx)) })
 	loops.Go(func() error { return engine.Run(loopCtx) })
 	loops.Go(func() error { return files.Authenticator.Run(loopCtx) })
@@ -192,32 +191,6 @@ func expireAttempts(ctx context.Context, s *gateway.Service, log *slog.Logger) e
 		case <-t.C:
 		}
 	}
-}
-
-// watchStuck ends the gateway, where the configuration says so, when too many
-// calls into a token hang: nothing but a new process helps.
-func watchStuck(ctx context.Context, c *config.Config, token *hsm.HSM) error {
-	t := time.NewTicker(time.Second)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-		for i, h := range token.Health() {
-			if i < len(c.Tokens) && c.Tokens[i].ExitWhenStuck && h.Stuck >= maxStuck(c.Tokens[i]) {
-				return keys.Errorf(keys.ErrHSM, "%d calls into token %q hang; ending for the supervisor to start anew", h.Stuck, h.Name)
-			}
-		}
-	}
-}
-
-func maxStuck(t config.Token) int {
-	if t.MaxStuck > 0 {
-		return t.MaxStuck
-	}
-	return max(1, t.Sessions/2)
 }
 
 func setModuleEnv(c *config.Config) error {
