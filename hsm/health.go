@@ -46,7 +46,7 @@ func (t *token) health() TokenHealth {
 		th.Detail = (*t.down.Load()).Error()
 	case canary.trouble != nil:
 		th.Detail = "the canary failed: " + canary.trouble.Error()
-	case t.breaker.State() == gobreaker.StateOpen:
+	case t.breaker.Load().State() == gobreaker.StateOpen:
 		th.Detail = "not used for a moment after device errors"
 	default:
 		th.Ready = true

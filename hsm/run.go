@@ -128,6 +128,7 @@ func (m *module) reopen(ctx context.Context, t *token, gently bool, seen uint64)
 			errs = append(errs, err)
 			continue
 		}
+		t.resetBreaker()
 		t.log.Warn("token open again")
 	}
 	return errors.Join(errs...)

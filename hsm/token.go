@@ -33,7 +33,7 @@ type token struct {
 
 	contexts contexts
 	pool     *workers.Pool[session]
-	breaker  *gobreaker.CircuitBreaker[[]byte]
+	breaker  atomic.Pointer[gobreaker.CircuitBreaker[[]byte]]
 	sick     chan struct{} // capacity 1: the breaker opened, Run should look
 
 	objects sync.Map                 // keys.ObjectID to *object
@@ -59,8 +59,14 @@ const (
 
 func newToken(c Config, tc TokenConfig, m *module) *token {
 	t := &token{TokenConfig: tc, log: c.Log.With("token", tc.Name), now: c.Now, observed: c.Observe, mod: m, sick: make(chan struct{}, 1)}
-	t.breaker = gobreaker.NewCircuitBreaker[[]byte](gobreaker.Settings{
-		Name: tc.Name, Timeout: breakerPause,
+	t.resetBreaker()
+	return t
+}
+
+// resetBreaker closes the breaker.
+func (t *token) resetBreaker() {
+	t.breaker.Store(gobreaker.NewCircuitBreaker[[]byte](gobreaker.Settings{
+		Name: t.Name, Timeout: breakerPause,
 		ReadyToTrip:  func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerFailures },
 		IsSuccessful: func(err error) bool { return !failure(err) },
 		OnStateChange: func(_ string, _, to gobreaker.State) {
@@ -71,8 +77,7 @@ func newToken(c Config, tc TokenConfig, m *module) *token {
 				}
 			}
 		},
-	})
-	return t
+	}))
 }
 
 // failure reports whether err speaks against the token: a device error, or
@@ -100,7 +105,7 @@ func (t *token) do(ctx context.Context, op func(*session) ([]byte, error)) ([]by
 		return nil, ended(ctx)
 	}
 	out, err := t.pool.Do(ctx, func(s *session) ([]byte, error) {
-		out, err := t.breaker.Execute(func() ([]byte, error) { return t.exec(s, op) })
+		out, err := t.breaker.Load().Execute(func() ([]byte, error) { return t.exec(s, op) })
 		if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 			err = fmt.Errorf("token %q: not tried after device errors: %w", t.Name, keys.ErrHSM)
 		}
@@ -246,7 +251,9 @@ func (t *token) closeContexts(all bool) {
 func (t *token) openLocked() error {
 	m := t.mod
 	if m.users() == 0 {
+		start := time.Now()
 		anchor, err := m.anchor(t.TokenConfig)
+		t.observed(opInitialize, t.Name, resultOf(err), time.Since(start))
 		if err != nil {
 			return err
 		}

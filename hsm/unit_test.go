@@ -113,7 +113,9 @@ func TestObserve(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	seen := map[string]int{}
-	h := start(t, softhsmtest.Start(t), func(c *Config) {
+	tok := softhsmtest.Start(t)
+	f := newFaulty(t, tok) // a module of its own, which this test initialises
+	h := start(t, tok, f.use, func(c *Config) {
 		c.Observe = func(function, token, result string, d time.Duration) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -140,7 +142,7 @@ func TestObserve(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	for _, want := range []string{"Login ok", "OpenSession ok", "Generate ok", "Find ok", "Sign ok", "Encrypt ok", "Decrypt ok", "Decrypt CKR_GENERAL_ERROR", "Random ok", "Destroy ok"} {
+	for _, want := range []string{"Initialize ok", "Login ok", "OpenSession ok", "Generate ok", "Find ok", "Sign ok", "Encrypt ok", "Decrypt ok", "Decrypt CKR_GENERAL_ERROR", "Random ok", "Destroy ok"} {
 		if seen[want] == 0 {
 			t.Errorf("no %q in %v", want, seen)
 		}

@@ -10,7 +10,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	_ "crypto/sha1" // RSA-OAEP of tokens that have no other
+	_ "crypto/sha1" //nolint:gosec // RSA-OAEP of tokens that have no other; OAEP does not need collision resistance
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
