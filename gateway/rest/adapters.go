@@ -12,6 +12,7 @@ import (
 
 	"keyhole/gateway"
 	"keyhole/gateway/api"
+	"keyhole/gateway/rest/internal/strictjson"
 	"keyhole/keys"
 )
 
@@ -37,7 +38,7 @@ func (c *call) read(in any) error {
 	if err := readBody(c.w, c.r, b, limit); err != nil {
 		return err
 	}
-	if err := decode(b.Bytes(), in); err != nil {
+	if err := strictjson.Decode(b.Bytes(), in); err != nil {
 		return err
 	}
 	if c.endpoint.once != 0 {
@@ -83,7 +84,7 @@ func onKey[In, Out any](act func(context.Context, gateway.Request, string, In) (
 func batchOf[In, Out any](act func(context.Context, gateway.Request, string, []In) ([]api.BatchItem[Out], error)) func(*call) error {
 	return func(c *call) error {
 		var in struct {
-			Items items[In] `json:"items"`
+			Items strictjson.Items[In] `json:"items"`
 		}
 		if err := c.decode(&in); err != nil {
 			return err

@@ -11,33 +11,8 @@ import (
 
 	"keyhole/authz"
 	"keyhole/gateway"
-	"keyhole/gateway/api"
 	"keyhole/gateway/rest"
 )
-
-func BenchmarkDecodeSign(b *testing.B) {
-	body := []byte(`{"payload":"` + b64(bytes.Repeat([]byte("x"), 256)) + `"}`)
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		var in api.SignRequest
-		if err := rest.Decode(body, &in); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkDecodeEncrypt1MiB(b *testing.B) {
-	body := []byte(`{"plaintext":"` + b64(bytes.Repeat([]byte("x"), 768<<10)) + `"}`)
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		var in api.EncryptRequest
-		if err := rest.Decode(body, &in); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
 
 // BenchmarkHandler is one request through the handler without a network,
 // with a token that is remembered, the policy, and a durable audit record.

@@ -2,9 +2,6 @@ package rest
 
 import "net/http"
 
-// Decode is decode.
-func Decode(body []byte, to any) error { return decode(body, to) }
-
 // CheckPath is checkPath.
 func CheckPath(r *http.Request) error { return checkPath(r) }
 

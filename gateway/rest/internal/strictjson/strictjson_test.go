@@ -1,7 +1,8 @@
-package rest_test
+package strictjson_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"reflect"
@@ -9,7 +10,7 @@ import (
 	"testing"
 
 	"keyhole/gateway/api"
-	"keyhole/gateway/rest"
+	"keyhole/gateway/rest/internal/strictjson"
 	"keyhole/keys"
 )
 
@@ -76,7 +77,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{sign, `{"` + strings.Repeat("x", 5000) + `":1}`, `xxx..."`},
 		{sign, `{"a\nb\u0000":1}`, `\n`},
 	} {
-		err := rest.Decode([]byte(tt.body), tt.to())
+		err := strictjson.Decode([]byte(tt.body), tt.to())
 		if !errors.Is(err, keys.ErrMalformed) {
 			t.Errorf("%.80s: %v, want ErrMalformed", tt.body, err)
 			continue
@@ -116,7 +117,7 @@ func TestDecodeTakes(t *testing.T) {
 		{`{"epoch":18446744073709551615}`, api.UpdateKeyRequest{Epoch: 1<<64 - 1}},
 	} {
 		got := reflect.New(reflect.TypeOf(tt.want))
-		if err := rest.Decode([]byte(tt.body), got.Interface()); err != nil || !reflect.DeepEqual(got.Elem().Interface(), tt.want) {
+		if err := strictjson.Decode([]byte(tt.body), got.Interface()); err != nil || !reflect.DeepEqual(got.Elem().Interface(), tt.want) {
 			t.Errorf("%s: %+v, %v, want %+v", tt.body, got.Elem(), err, tt.want)
 		}
 	}
@@ -132,7 +133,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var got, want api.VerifyRequest
-		if err := rest.Decode(body, &got); err != nil {
+		if err := strictjson.Decode(body, &got); err != nil {
 			if !errors.Is(err, keys.ErrMalformed) {
 				t.Errorf("%q: %v", body, err)
 			}
@@ -144,4 +145,64 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("%q: %+v, encoding/json: %+v, %v", body, got, want, err)
 		}
 	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	for name, size := range map[string]int{"256B": 256, "768KiB": 768 << 10} {
+		b.Run(name, func(b *testing.B) {
+			body := []byte(`{"payload":"` + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("x"), size)) + `"}`)
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				var in api.SignRequest
+				if err := strictjson.Decode(body, &in); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// What was decoded stays when the body's buffer is used again.
+func TestDecodedValuesAreCopies(t *testing.T) {
+	t.Parallel()
+	body := []byte(`{"payload":"YWFh","hash":"sha-256"}`)
+	var in api.SignRequest
+	if err := strictjson.Decode(body, &in); err != nil {
+		t.Fatal(err)
+	}
+	clear(body)
+	if string(in.Payload) != "aaa" || in.Hash != "sha-256" {
+		t.Errorf("%+v", in)
+	}
+}
+
+func TestItems(t *testing.T) {
+	t.Parallel()
+	type batch struct {
+		Items strictjson.Items[api.SignRequest] `json:"items"`
+	}
+	of := func(n int) []byte {
+		return []byte(`{"items":[` + strings.TrimSuffix(strings.Repeat(`{"payload":""},`, n), ",") + `]}`)
+	}
+	for _, n := range []int{0, 1, api.MaxBatch} {
+		var in batch
+		if err := strictjson.Decode(of(n), &in); err != nil || len(in.Items) != n {
+			t.Errorf("%d items: %d, %v", n, len(in.Items), err)
+		}
+	}
+	var in batch
+	if err := strictjson.Decode(of(api.MaxBatch+1), &in); !errors.Is(err, keys.ErrInvalid) {
+		t.Errorf("one too many: %v", err)
+	}
+	for body, says := range map[string]string{
+		`{"items":{}}`: `"items" must be an array`, `{"items":"x"}`: `"items" must be an array`, `{"items":null}`: `"items" must be an array`,
+		`{"items":[1]}`: `"items[0]" must be an object`, `{"items":[null]}`: `"items[0]" is null`, `{"items":[{},{"payload":"x"}]}`: `"items[1].payload" must be`,
+		`{"items":[{},{"nope":1}]}`: `"items[1].nope" is unknown`, `{"items":[{}`: "too early", `{"items":[{}],"items":[]}`: `"items" appears twice`,
+	} {
+		if err := strictjson.Decode([]byte(body), &in); !errors.Is(err, keys.ErrMalformed) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want it to say %s", body, err, says)
+		}
+		in = batch{}
+	}
 }

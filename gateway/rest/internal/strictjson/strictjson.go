@@ -1,4 +1,6 @@
-package rest
+// Package strictjson reads the JSON of a request body in one way only, and
+// says what is wrong with it in words that mean something to a caller.
+package strictjson
 
 import (
 	"bytes"
@@ -25,9 +27,10 @@ var strict = json.JoinOptions(
 	json.WithUnmarshalers(json.UnmarshalFromFunc(readBase64)),
 )
 
-// decode reads one JSON object and nothing else into a struct. The error is
-// keys.ErrMalformed (or ErrInvalid: too many items) and names the member.
-func decode(body []byte, to any) error {
+// Decode reads one JSON object and nothing else into a struct. The error is
+// keys.ErrMalformed (or ErrInvalid: too many Items) and names the member. What
+// it decodes holds no part of body.
+func Decode(body []byte, to any) error {
 	first := bytes.TrimLeft(body, " \t\r\n")
 	if len(first) == 0 {
 		return keys.Errorf(keys.ErrMalformed, "the body is empty; send a JSON object, {} at least")
@@ -79,12 +82,12 @@ func readBase64(dec *jsontext.Decoder, to *[]byte) error {
 	return nil
 }
 
-// items reads the items of a batch and stops at one too many: a body of
+// Items reads the items of a batch and stops at one too many: a body of
 // nothing but "{},{}," would otherwise take thirty times its size.
-type items[T any] []T
+type Items[T any] []T
 
 // UnmarshalJSONFrom implements json.UnmarshalerFrom.
-func (s *items[T]) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+func (s *Items[T]) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	if dec.PeekKind() != '[' {
 		_ = dec.SkipValue()
 		return &json.SemanticError{GoType: reflect.TypeFor[[]T]()}
@@ -92,6 +95,7 @@ func (s *items[T]) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	if _, err := dec.ReadToken(); err != nil {
 		return err
 	}
+	*s = Items[T]{}
 	for dec.PeekKind() != ']' {
 		if len(*s) == api.MaxBatch {
 			return errItems
