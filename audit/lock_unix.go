@@ -35,7 +35,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	// The id is a courtesy: a full disk must not keep the log from opening.
 	if f.Truncate(0) == nil {
-		f.WriteString(strconv.Itoa(os.Getpid()) + "\n")
+		_, _ = f.WriteString(strconv.Itoa(os.Getpid()) + "\n")
 	}
 	return f, nil
 }

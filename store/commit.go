@@ -83,7 +83,7 @@ func changeKey(ctx context.Context, tx *sql.Tx, c Change, revision uint64) error
 		return err
 	}
 	set := strings.ReplaceAll(keyColumns, ",", " = ?,") + " = ?, revision = ?"
-	if _, err := tx.ExecContext(ctx, "UPDATE keys SET "+set+" WHERE name = ?", append(keyValues(c.Key), revision, old.Name)...); err != nil {
+	if _, err := tx.ExecContext(ctx, "UPDATE keys SET "+set+" WHERE name = ?", append(keyValues(c.Key), revision, old.Name)...); err != nil { //nolint:gosec // joined from constants
 		return err
 	}
 	return putVersions(ctx, tx, old, c.Key)
@@ -164,7 +164,7 @@ func noOpenRotation(ctx context.Context, tx *sql.Tx, key, id string) error {
 // insert writes a row. One with the same values in the conflict columns is
 // replaced; "" means that there can be none.
 func insert(ctx context.Context, tx *sql.Tx, table, columns string, values []any, conflict string) error {
-	query := "INSERT INTO " + table + " (" + columns + ") VALUES (?" + strings.Repeat(", ?", len(values)-1) + ")"
+	query := "INSERT INTO " + table + " (" + columns + ") VALUES (?" + strings.Repeat(", ?", len(values)-1) + ")" //nolint:gosec // joined from constants
 	if conflict != "" {
 		names := strings.FieldsFunc(columns, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' })
 		for i, name := range names {

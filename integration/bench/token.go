@@ -62,7 +62,7 @@ func (t *token) find(label string) (pkcs11.ObjectHandle, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer t.ctx.CloseSession(s)
+	defer func() { _ = t.ctx.CloseSession(s) }()
 	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
 		err := t.ctx.FindObjectsInit(s, []*pkcs11.Attribute{
 			pkcs11.NewAttribute(pkcs11.CKA_CLASS, class), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),

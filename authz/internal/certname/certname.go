@@ -25,7 +25,8 @@ func Sources() []string { return []string{"spiffe", "dns", "cn"} }
 // ambiguous or malformed has no name: the others are not tried then.
 func Of(cert *x509.Certificate, sources []string) (string, error) {
 	for _, s := range sources {
-		name, err := "", error(nil)
+		var name string
+		var err error
 		switch s {
 		case "spiffe":
 			name, err = spiffe(cert)
