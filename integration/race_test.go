@@ -1,0 +1,6 @@
+//go:build race
+
+package integration
+
+// The gateway under test has the race detector when its tests have it.
+var raceFlags = []string{"-race"}
