@@ -25,7 +25,8 @@ type Spec struct {
 // CreateKey makes a key with an active version 1 and returns it. Errors:
 // keys.ErrInvalid, ErrUnsupported, ErrKeyExists, ErrKeyRetired, ErrHSM,
 // ErrAudit, ErrStore. A key whose first version could not be generated does
-// not exist afterwards.
+// not exist afterwards. After ErrStore, or when the undoing fails too, the
+// rotation stays open: Recover and Run finish it, and the key exists then.
 func (e *Engine) CreateKey(ctx context.Context, actor Actor, s Spec) (*keys.Key, error) {
 	if err := keys.CheckNewName(s.Name); err != nil {
 		return nil, err
@@ -99,7 +100,9 @@ type RotateSpec struct {
 // predecessor is deactivated by that and still verifies and decrypts.
 // Errors: keys.ErrKeyNotFound, ErrInvalid, ErrWrongPurpose, ErrUnsupported,
 // ErrRotationRunning, ErrHSM, ErrAudit, ErrStore. When it fails before the
-// switch the new version is destroyed and the old one stays active.
+// switch the new version is destroyed and the old one stays active. After
+// ErrStore, or when the undoing fails too, the rotation stays open: Recover
+// and Run finish it, and the new version is active then.
 func (e *Engine) Rotate(ctx context.Context, actor Actor, name string, s RotateSpec) (*keys.Rotation, error) {
 	ctx, cancel := detach(ctx)
 	defer cancel()
