@@ -67,7 +67,11 @@ func Prepare(o Options) (*Dir, error) {
 		return nil, err
 	}
 	out := &Dir{Path: string(d), d: d, lock: lock}
-	if err := out.fill(o); err != nil {
+	err = out.forget() // what a killed gateway left
+	if err == nil {
+		err = out.fill(o)
+	}
+	if err != nil {
 		return nil, errors.Join(err, unlock(lock))
 	}
 	return out, nil
@@ -146,13 +150,16 @@ func (p *Dir) Serving(apiURL, opsURL string) error {
 	return errors.Join(p.d.write(AddressFile, []byte(apiURL+"\n")), p.d.write(OpsFile, []byte(opsURL+"\n")))
 }
 
-// Close removes the notes of Serving and gives the directory up.
-func (p *Dir) Close() error {
+// forget removes the notes of Serving.
+func (p *Dir) forget() error {
 	var errs []error
 	for _, f := range []string{AddressFile, OpsFile} {
 		if err := os.Remove(p.d.path(f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, unlock(p.lock))...)
+	return errors.Join(errs...)
 }
+
+// Close removes the notes of Serving and gives the directory up.
+func (p *Dir) Close() error { return errors.Join(p.forget(), unlock(p.lock)) }
