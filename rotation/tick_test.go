@@ -87,10 +87,10 @@ func TestBackoff(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked, pause, last := 0, time.Duration(0), time.Duration(0)
-	for range 400 {
+	for range 100 {
 		k.faulty.Fail(hsmtest.Generate, 1, hsmtest.NotDone, keys.ErrHSM)
-		k.pass(15 * time.Second)
-		pause += 15 * time.Second
+		k.pass(time.Minute)
+		pause += time.Minute
 		k.tick()
 		if n := k.faulty.Calls(hsmtest.Generate); n > calls {
 			if pause < last {
