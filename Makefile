@@ -49,7 +49,7 @@ lint: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) ## go vet, staticcheck, the flo
 vuln: $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION) ## known vulnerabilities in what is linked
 	go run golang.org/x/vulndb/cmd/indexdb@$(VULNDB) -out $(BIN)/vulndb \
 		-vulns "$$(go mod download -json golang.org/x/vulndb@$(VULNDB) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/data/osv"
-	$< -db file://$(CURDIR)/$(BIN)/vulndb ./...
+	.ci/vuln $< $(CURDIR)/$(BIN)/vulndb
 
 demo: deps-run build ## a gateway from nothing: keys, signatures, a rotation, the audit log
 	@integration/demo.sh
