@@ -81,15 +81,37 @@ func (s *Service) WhoAmI(req Request) api.WhoAmI {
 	return api.WhoAmI{Principal: req.Caller.ID, Groups: groups, Method: req.Caller.Method, ExpiresAt: api.At(req.Caller.ExpiresAt)}
 }
 
-// admit takes the caller's place among the requests in flight. Who has no
-// name gets no further, whatever the policy says: but for public keys, every
-// operation needs an authenticated caller.
+// Admit takes the caller's place among the requests in flight before the
+// transport reads what the request brings: callers who send slowly hold their
+// own places, not everybody's. The operation takes no second one when it gets
+// the Request returned. release gives the place back and must be called once.
+// A refusal has been recorded, unless nobody in particular asks.
+func (s *Service) Admit(ctx context.Context, req Request, action, key string) (_ Request, release func(), err error) {
+	o := s.open(req, action, key, 0)
+	if release, err = s.admit(o); err == nil {
+		req.admitted = true
+		return req, release, nil
+	}
+	if req.Caller.Method != authz.MethodAnonymous {
+		if rerr := s.record(ctx, o.finish(err)); rerr != nil {
+			return req, nil, rerr
+		}
+	}
+	return req, nil, err
+}
+
+// admit takes the caller's place among the requests in flight, unless Admit
+// has done so. Who has no name gets no further, whatever the policy says: but
+// for public keys, every operation needs an authenticated caller.
 func (s *Service) admit(o *op) (release func(), err error) {
 	id := o.req.Caller.ID
 	anonymous := o.req.Caller.Method == authz.MethodAnonymous
 	if id == "" || anonymous && o.rec.Action != authz.ActionJWKS {
 		o.rec.Outcome = audit.OutcomeDenied
 		return nil, keys.Errorf(keys.ErrUnauthenticated, "this needs credentials: a bearer token or a client certificate")
+	}
+	if o.req.admitted {
+		return func() {}, nil
 	}
 	if anonymous { // not all of them together: one could keep out the others
 		id += "@" + network(o.req.Source)

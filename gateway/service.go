@@ -66,6 +66,8 @@ type Request struct {
 	Source netip.Addr // of the connection
 	Caller authz.Principal
 	Once   *Once // set on a request that changes keys and shall do so once; see Once
+
+	admitted bool // by Admit: its place in flight is taken
 }
 
 func (r Request) actor() rotation.Actor {

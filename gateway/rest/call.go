@@ -74,7 +74,7 @@ func enter(taken *atomic.Int64, most int) bool {
 }
 
 func (c *call) serve() {
-	e, vars, err := c.h.router.find(c.r)
+	e, vars, unfound := c.h.router.find(c.r)
 	c.endpoint, c.vars = e, vars
 	if e != nil && e.access == public {
 		if err := c.checkQuery(); err != nil {
@@ -90,7 +90,14 @@ func (c *call) serve() {
 		c.problem(err)
 		return
 	}
-	if err == nil {
+	req, release, err := c.h.service.Admit(c.ctx, c.req, c.action(), c.vars["key"])
+	if err != nil {
+		c.problem(err)
+		return
+	}
+	defer release()
+	c.req = req
+	if err = unfound; err == nil {
 		err = c.checkQuery()
 	}
 	if err != nil {

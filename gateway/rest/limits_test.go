@@ -157,6 +157,32 @@ func TestInFlightLimit(t *testing.T) {
 	agent.get("/v1/whoami").want(200)
 }
 
+// A caller whose bodies do not arrive holds its own places, not everybody's.
+func TestSlowBodiesAreInFlight(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(k *kit) { k.gateway.Limits = authz.NewLimiter(authz.LimiterConfig{InFlight: 1}) })
+	agent := s.as(t, "agent")
+	const body = `{"payload":""}`
+	conn, answer := s.raw(t)
+	fmt.Fprintf(conn, "POST /v1/keys/payments/sign HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n",
+		agent.header.Get("Authorization"), len(body))
+	if res := answer(); res.StatusCode != http.StatusContinue {
+		t.Fatalf("%d", res.StatusCode)
+	}
+	res := agent.post("/v1/keys/payments/sign", body)
+	res.refused(503, "overloaded")
+	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Action != "sign" || recs[0].Key != "payments" || recs[0].Reason != "overloaded" {
+		t.Errorf("recorded %+v", recs)
+	}
+	agent.get("/none").refused(503, "overloaded")
+	s.as(t, "admin").post("/v1/keys/payments/sign", body).want(200)
+	fmt.Fprint(conn, body)
+	if res := answer(); res.StatusCode != http.StatusOK {
+		t.Errorf("%d", res.StatusCode)
+	}
+	agent.post("/v1/keys/payments/sign", body).want(200)
+}
+
 func TestBatchLimit(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(k *kit) { k.cfg.MaxBatches = 1 })
