@@ -220,18 +220,32 @@ func (s *Service) Rotations(ctx context.Context, req Request, key, before string
 		if err != nil {
 			return list, err
 		}
-		page, err := s.lifecycle.Rotations(ctx, store.RotationFilter{Key: key, Before: before, Limit: limit + 1})
-		if err != nil {
-			return list, err
-		}
-		if len(page) > limit {
-			page = page[:limit]
-			list.Next = page[limit-1].ID
-		}
-		for _, r := range page {
-			if k, ok := snap.Key(r.Key); ok && o.ask(authz.ActionListRotations, resourceOf(k), "").Allowed {
-				list.Rotations = append(list.Rotations, describeRotation(r))
+		may := map[string]bool{}
+		for _, k := range snap.Keys() {
+			if (key == "" || key == k.Name) && o.ask(authz.ActionListRotations, resourceOf(k), "").Allowed {
+				may[k.Name] = true
 			}
+		}
+		filter := store.RotationFilter{Key: key, Before: before, Limit: limit + 1}
+		for len(may) > 0 {
+			page, err := s.lifecycle.Rotations(ctx, filter)
+			if err != nil {
+				return list, err
+			}
+			for _, r := range page {
+				switch {
+				case !may[r.Key]:
+				case len(list.Rotations) == limit:
+					list.Next = list.Rotations[limit-1].ID // one that the caller has seen
+					return list, nil
+				default:
+					list.Rotations = append(list.Rotations, describeRotation(r))
+				}
+			}
+			if len(page) < filter.Limit {
+				break
+			}
+			filter.Before, filter.Limit = page[len(page)-1].ID, MaxPage
 		}
 		return list, nil
 	})

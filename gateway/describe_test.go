@@ -286,6 +286,9 @@ func TestRotations(t *testing.T) {
 	next := ""
 	for range 10 {
 		page := of(w.Rotations(ctx, alice, "", next, 1)).ok(t)
+		if page.Next == hidden || len(page.Rotations) != 1 {
+			t.Errorf("a page of alice tells of a rotation that she may not see, or is not full: %+v", page)
+		}
 		for _, r := range page.Rotations {
 			got = append(got, r.Key)
 		}
@@ -295,6 +298,10 @@ func TestRotations(t *testing.T) {
 	}
 	if len(got) != 3 {
 		t.Errorf("page by page alice sees %v", got)
+	}
+
+	if list := of(w.Rotations(ctx, auditor, "", "", 1)).ok(t); len(list.Rotations) != 0 || list.Next != "" {
+		t.Errorf("one who may see none is told of %+v", list)
 	}
 
 	// One that may not be seen is the same answer as none.
