@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,11 +24,21 @@ func (a *App) Print(body any, text func(w io.Writer) error) error {
 }
 
 // PrintJSON writes JSON for people and programs.
-func PrintJSON(w io.Writer, body any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
+func PrintJSON(w io.Writer, body any) error { return writeJSON(w, body, "  ") }
+
+// PrintJSONLine writes JSON on one line.
+func PrintJSONLine(w io.Writer, body any) error { return writeJSON(w, body, "") }
+
+func writeJSON(w io.Writer, body any, indent string) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetIndent("", indent)
 	enc.SetEscapeHTML(false)
-	return enc.Encode(body)
+	if err := enc.Encode(body); err != nil {
+		return err
+	}
+	_, err := w.Write(term.CleanJSON(b.Bytes()))
+	return err
 }
 
 // Line prints one line of text.

@@ -53,8 +53,6 @@ func runBatch[In, Out any](a *app.App, cmd *cobra.Command, args []string,
 
 	lines := lineReader{path: app.FileArg(args, 1), r: bufio.NewReaderSize(in, 64<<10)}
 	out := bufio.NewWriter(a.Streams.Out)
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
 	var done, failed, bad int
 	for {
 		items, rerr := readItems[In](&lines)
@@ -70,7 +68,7 @@ func runBatch[In, Out any](a *app.App, cmd *cobra.Command, args []string,
 				case spoilt != nil && spoilt(r.Result):
 					bad++
 				}
-				if err := enc.Encode(r); err != nil {
+				if err := app.PrintJSONLine(out, r); err != nil {
 					return err
 				}
 			}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -93,6 +94,28 @@ func Clean(text string) string {
 	}
 	quoted := strconv.Quote(text)
 	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+}
+
+// CleanJSON makes JSON safe to print, and changes nothing of what it says:
+// what is not printable in its strings becomes an escape.
+func CleanJSON(text []byte) []byte {
+	unsafe := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) } // JSON itself escapes what is below
+	if !bytes.ContainsFunc(text, unsafe) {
+		return text
+	}
+	out := make([]byte, 0, len(text)+64)
+	for _, r := range string(text) {
+		switch {
+		case !unsafe(r):
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, hi, lo)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
 }
 
 // Table aligns rows of cells, made safe to print.
