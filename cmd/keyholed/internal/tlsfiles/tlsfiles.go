@@ -132,8 +132,8 @@ func readCAs(file string) ([]*x509.Certificate, error) {
 }
 
 // ServerConfig returns a configuration for a listener. Every connection gets
-// what was loaded last, with session tickets of its own: no ticket outlives
-// the CAs that it was given under.
+// what was loaded last. Session tickets outlive a reload; crypto/tls resumes
+// a session only while its client's chain ends at a CA of now.
 func (f *Files) ServerConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:         f.cfg.MinVersion,
