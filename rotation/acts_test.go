@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"sync"
@@ -172,6 +173,42 @@ func (k *kit) actsAreTold(action string, n int) {
 	}
 	if len(intents) != n || outcomes != n {
 		k.t.Errorf("%s: %d intents and %d outcomes, want %d", action, len(intents), outcomes, n)
+	}
+}
+
+// TestRevokedMeansNotUsed: whoever is told that a version is revoked can rely
+// on it. Where the snapshot that requests are served from does not take the
+// change in, the caller is told that too.
+func TestRevokedMeansNotUsed(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	for name, failures := range map[string]int{"briefly": 3, "for-good": 1 << 30} {
+		k.create(name, keys.Policy{})
+		refreshes := 0
+		e := k.engine(func(c *rotation.Config) {
+			refresh := c.Refresh
+			c.Refresh = func(ctx context.Context) error {
+				if refreshes++; refreshes <= failures {
+					return keys.ErrStore
+				}
+				return refresh(ctx)
+			}
+		})
+		_, err := e.Revoke(t.Context(), alice, name, 1, "")
+		snapshot, serr := k.cache.Snapshot()
+		if serr != nil {
+			t.Fatal(serr)
+		}
+		key, _ := snapshot.Key(name)
+		switch revoked := key.StateAt(key.Versions[0], k.now()) == keys.Compromised; {
+		case err == nil && !revoked:
+			t.Errorf("%s: told that it is revoked, and it is used", name)
+		case failures == 3 && err != nil, failures > 3 && !errors.Is(err, keys.ErrStore):
+			t.Errorf("%s: %v", name, err)
+		}
+		if k.key(name).Versions[0].RevokedAt.IsZero() {
+			t.Errorf("%s: the store does not know", name)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -107,17 +108,37 @@ func detach(ctx context.Context) (context.Context, context.CancelFunc) {
 // clock returns now in UTC, cut to what every store keeps.
 func (e *Engine) clock() time.Time { return e.now().UTC().Truncate(time.Microsecond) }
 
-// commit writes a change and brings it into the local snapshot. The change
-// stands once the store has it: a failed refresh is only logged, the
-// snapshot's poll will bring it.
+// Attempts to bring a change into the local snapshot, and the first pause
+// between two of them; it doubles each time.
+const (
+	refreshAttempts = 8
+	refreshPause    = 10 * time.Millisecond
+)
+
+// commit writes a change and brings it into the local snapshot: when it
+// returns nil, the change is in force here. When the snapshot cannot be
+// refreshed the error is keys.ErrStore; the change stands all the same, and
+// the snapshot's poll will bring it.
 func (e *Engine) commit(ctx context.Context, c store.Change) error {
 	if err := e.store.Commit(ctx, c); err != nil {
 		return err
 	}
-	if err := e.refresh(ctx); err != nil {
-		e.log.WarnContext(ctx, "snapshot not refreshed after a change", "err", err)
+	pause := refreshPause
+	for attempt := 1; ; attempt++ {
+		err := e.refresh(ctx)
+		if err == nil {
+			return nil
+		}
+		e.log.WarnContext(ctx, "snapshot not refreshed after a change", "attempt", attempt, "err", err)
+		if attempt == refreshAttempts || ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", keys.Errorf(keys.ErrStore, "the change is stored and not in force here yet: the store cannot be read; see what stands before trying again"), err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+			pause *= 2
+		}
 	}
-	return nil
 }
 
 // newRotationID returns 26 characters, Crockford base32, that sort by time
