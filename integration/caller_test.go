@@ -198,3 +198,13 @@ func (g *gateway) keyhole(who string, args ...string) string {
 	}
 	return s.out
 }
+
+// only returns the object with that one member of the answer.
+func (a answer) only(member string) []byte {
+	a.t.Helper()
+	var all map[string]json.RawMessage
+	a.into(&all)
+	one, err := json.Marshal(map[string]json.RawMessage{member: all[member]})
+	must(a.t, err)
+	return one
+}
