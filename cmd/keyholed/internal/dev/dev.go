@@ -124,7 +124,10 @@ func (p *Dir) fill(o Options) error {
 	if o.OpsListen != "" {
 		p.Config.Ops.Listen = o.OpsListen
 	}
-	p.Config.ModuleEnv = map[string]string{"SOFTHSM2_CONF": token.Conf}
+	if p.Config.ModuleEnv == nil {
+		p.Config.ModuleEnv = map[string]string{}
+	}
+	p.Config.ModuleEnv["SOFTHSM2_CONF"] = token.Conf
 	server.hosts = append(hosts, listenNames(p.Config.Listen)...)
 	return d.ensureCert(ca, "server", server, now)
 }
