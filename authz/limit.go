@@ -34,8 +34,9 @@ type LimiterConfig struct {
 	// many at once (default 100). Negative: no limit.
 	FailedOperations     float64
 	FailedOperationBurst int
-	// Entries is how many principals and how many sources are remembered
-	// (default 16384 each); those seen least recently are forgotten first.
+	// Entries is how many principals, how many sources of failed logins and
+	// how many of anonymous requests are remembered (default 16384 each);
+	// those seen least recently are forgotten first.
 	Entries int
 	Now     func() time.Time // default time.Now
 }
@@ -58,10 +59,11 @@ func (r *RateLimited) Unwrap() error { return r.Err }
 type Limiter struct {
 	cfg        LimiterConfig
 	principals *lru.Map[string, *account]
+	anonymous  *lru.Map[netip.Prefix, *account] // apart: whoever has many addresses must not crowd out principals
 	sources    *lru.Map[netip.Prefix, *rate.Limiter]
 }
 
-// account is what is known about one principal.
+// account is what is known about one caller.
 type account struct {
 	requests *rate.Limiter
 	failures *rate.Limiter
@@ -85,6 +87,7 @@ func NewLimiter(c LimiterConfig) *Limiter {
 	return &Limiter{
 		cfg:        c,
 		principals: lru.New[string, *account](c.Entries),
+		anonymous:  lru.New[netip.Prefix, *account](c.Entries),
 		sources:    lru.New[netip.Prefix, *rate.Limiter](c.Entries),
 	}
 }
@@ -137,7 +140,19 @@ func (l *Limiter) Admit(principal string) (release func(), err error) {
 	if l == nil || l.principals == nil {
 		return func() {}, nil
 	}
-	a := l.account(principal)
+	return l.admit(l.principals.GetOrMake(principal, l.newAccount))
+}
+
+// AdmitAnonymous is Admit for a caller without a name, who is whoever comes
+// from the same IPv4 address or IPv6 /64.
+func (l *Limiter) AdmitAnonymous(source netip.Addr) (release func(), err error) {
+	if l == nil || l.principals == nil {
+		return func() {}, nil
+	}
+	return l.admit(l.anonymous.GetOrMake(network(source), l.newAccount))
+}
+
+func (l *Limiter) admit(a *account) (release func(), err error) {
 	now := l.cfg.Now()
 	if a.failures != nil {
 		if err := drained(a.failures, now, "too many requests of this caller failed to decrypt; wait before the next one"); err != nil {
@@ -162,23 +177,21 @@ func (l *Limiter) OperationFailed(principal string) {
 	if l == nil || l.principals == nil {
 		return
 	}
-	if a := l.account(principal); a.failures != nil {
+	if a := l.principals.GetOrMake(principal, l.newAccount); a.failures != nil {
 		a.failures.AllowN(l.cfg.Now(), 1)
 	}
 }
 
-func (l *Limiter) account(principal string) *account {
-	return l.principals.GetOrMake(principal, func() *account {
-		a := &account{
-			requests: bucket(l.cfg.Rate, l.cfg.Burst),
-			failures: bucket(l.cfg.FailedOperations, l.cfg.FailedOperationBurst),
-			release:  func() {},
-		}
-		if l.cfg.InFlight > 0 {
-			a.release = func() { a.inFlight.Add(-1) }
-		}
-		return a
-	})
+func (l *Limiter) newAccount() *account {
+	a := &account{
+		requests: bucket(l.cfg.Rate, l.cfg.Burst),
+		failures: bucket(l.cfg.FailedOperations, l.cfg.FailedOperationBurst),
+		release:  func() {},
+	}
+	if l.cfg.InFlight > 0 {
+		a.release = func() { a.inFlight.Add(-1) }
+	}
+	return a
 }
 
 // drained reports that b, from which only failures take, is empty.

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -256,6 +257,25 @@ func TestLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	of(w.Decrypt(ctx, alice, "mail", api.DecryptRequest{Ciphertext: sealed})).ok(t)
+}
+
+// Addresses are cheap: a flood of them does not make the gateway forget what
+// it knows of callers who have names.
+func TestAnonymousFloodForgetsNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *gateway.Config, _ *store.CacheConfig) {
+		c.Limits = authz.NewLimiter(authz.LimiterConfig{FailedOperations: 0.01, FailedOperationBurst: 1, Entries: 64, Now: c.Now})
+	})
+	ctx := t.Context()
+	w.key("mail", keys.A256GCM)
+	sealed := of(w.Encrypt(ctx, alice, "mail", api.EncryptRequest{Plaintext: []byte("x")})).ok(t).Ciphertext
+	of(w.Decrypt(ctx, alice, "mail", api.DecryptRequest{Ciphertext: sealed, AAD: []byte("wrong")})).fails(t, keys.ErrDecrypt)
+	of(w.Decrypt(ctx, alice, "mail", api.DecryptRequest{Ciphertext: sealed})).fails(t, keys.ErrRateLimited)
+	for i := range 1000 {
+		from := netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0, byte(i >> 8), byte(i)})
+		of(w.JWKS(ctx, w.Anonymous("r", from), "none")).fails(t, keys.ErrUnauthenticated)
+	}
+	of(w.Decrypt(ctx, alice, "mail", api.DecryptRequest{Ciphertext: sealed})).fails(t, keys.ErrRateLimited)
 }
 
 // One anonymous caller cannot keep out the others.

@@ -106,27 +106,16 @@ func (s *Service) Admit(ctx context.Context, req Request, action, key string) (_
 func (s *Service) admit(o *op) (release func(), err error) {
 	id := o.req.Caller.ID
 	anonymous := o.req.Caller.Method == authz.MethodAnonymous
-	if id == "" || anonymous && o.rec.Action != authz.ActionJWKS {
+	switch {
+	case id == "" || anonymous && o.rec.Action != authz.ActionJWKS:
 		o.rec.Outcome = audit.OutcomeDenied
 		return nil, keys.Errorf(keys.ErrUnauthenticated, "this needs credentials: a bearer token or a client certificate")
-	}
-	if o.req.admitted {
+	case o.req.admitted:
 		return func() {}, nil
-	}
-	if anonymous { // not all of them together: one could keep out the others
-		id += "@" + network(o.req.Source)
+	case anonymous: // not all of them together: one could keep out the others
+		return s.limits.AdmitAnonymous(o.req.Source)
 	}
 	return s.limits.Admit(id)
-}
-
-// network is what one anonymous caller can be assumed to hold.
-func network(a netip.Addr) string {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		p, _ := a.Prefix(64) // never fails for an IPv6 address
-		return p.String()
-	}
-	return a.String()
 }
 
 // noteFailure counts what an attacker would produce many of: ciphertexts
