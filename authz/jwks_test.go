@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,6 +117,36 @@ func TestUnknownKeyFlood(t *testing.T) {
 	if n := corp.Fetches(); n != 2 {
 		t.Errorf("%d fetches, want 2: the first, and one for the flood", n)
 	}
+}
+
+// TestFewWaitForAFetch: whoever sends tokens with invented key ids while the
+// issuer is slow must not fill the gateway with requests that wait.
+func TestFewWaitForAFetch(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	corp := authztest.NewIssuer(t, "corp", "ES256")
+	a := auth(t, c, authz.Config{Issuers: []authz.Issuer{corp.Serve(t)}, JWKSTimeout: time.Minute})
+	c.advance(time.Minute)
+	block := make(chan struct{})
+	corp.Answer(func(w http.ResponseWriter, _ *http.Request) {
+		<-block
+		_, _ = w.Write(corp.JWKS(t))
+	})
+	open := sync.OnceFunc(func() { close(block) })
+	defer open()
+	const callers, waiting = 100, 32
+	token := authztest.Sign(t, "ES256", map[string]any{"alg": "ES256", "kid": "invented"}, corp.Claims("mallory", c.now()), corp.Key())
+	var answered atomic.Int64
+	var flood sync.WaitGroup
+	for range callers {
+		flood.Go(func() {
+			refuse(t, a, token, nil, "unknown-kid")
+			answered.Add(1)
+		})
+	}
+	eventually(t, "most are answered while the fetch hangs", func() bool { return answered.Load() == callers-waiting })
+	open()
+	flood.Wait()
 }
 
 // TestAbandonedFetch: a caller who leaves does not take the fetch along, so

@@ -32,11 +32,16 @@ type Config struct {
 type Source struct {
 	c       Config
 	current atomic.Pointer[Set]
+	waiting atomic.Int64 // callers with unknown key ids
 
 	mu      sync.Mutex // guards the following
 	flight  *flight    // the fetch under way, nil if there is none
 	started time.Time  // when the last fetch began
 }
+
+// maxWaiting is how many callers with unknown key ids wait for a fetch. Each
+// holds a place of the gateway's, and needs no credentials for that.
+const maxWaiting = 32
 
 type flight struct {
 	done chan struct{}
@@ -61,10 +66,14 @@ func (s *Source) Load(ctx context.Context) error {
 }
 
 // LoadForUnknown is Load for a token that names an unknown key: it does
-// nothing if the last fetch began less than MinInterval ago, or if the keys
-// are in a file.
+// nothing if the last fetch began less than MinInterval ago, if maxWaiting
+// callers wait already, or if the keys are in a file.
 func (s *Source) LoadForUnknown(ctx context.Context) error {
 	if !s.Remote() {
+		return nil
+	}
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) > maxWaiting {
 		return nil
 	}
 	return s.load(ctx, s.c.MinInterval)
