@@ -116,25 +116,45 @@ func newer(t *testing.T, from, to string) {
 	must(t, err)
 }
 
-// A second gateway on the audit log of a running one is refused, and the
-// running one is not disturbed.
+// A second gateway on the directory, the audit log or the database of a running
+// one is refused, and the running one is not disturbed. (On one database each
+// would take the other's rotations for interrupted ones, and undo them.)
 func TestSecondGateway(t *testing.T) {
 	g := newGateway(t)
 	g.create("payments", "ES256", 0)
-	for name, args := range map[string][]string{
-		"dev":   {"dev", "--dir", g.dir, "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"},
-		"serve": {"serve", "--config", g.path("keyhole.yaml")},
+	otherAudit := write(t, g.path("second.yaml"), strings.Replace(g.line("keyhole.yaml"), "dir: audit", "dir: second-audit", 1)+"\n")
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		status int
+	}{
+		{"directory", []string{"dev", "--dir", g.dir, "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}, 2},
+		{"audit log", []string{"serve", "--config", g.path("keyhole.yaml")}, 6},
+		{"database", []string{"serve", "--config", otherAudit}, 5},
 	} {
-		second := run(t, nil, args...)
-		want := map[string]int{"dev": 2, "serve": 6}[name]
-		if status := second.wait(); status != want || !strings.Contains(second.stderr.String(), "another keyholed") {
-			t.Errorf("%s: status %d, want %d: %s", name, status, want, second.stderr)
+		second := run(t, nil, tt.args...)
+		eventually(t, "it ends or serves", func() bool {
+			select {
+			case <-second.done:
+				return true
+			default:
+				return second.stdout.String() != ""
+			}
+		})
+		if out := second.stdout.String(); out != "" {
+			t.Errorf("same %s: %s", tt.name, out)
+			continue
+		}
+		if status := second.wait(); status != tt.status || !strings.Contains(second.stderr.String(), "another keyholed") {
+			t.Errorf("same %s: status %d, want %d: %s", tt.name, status, tt.status, second.stderr)
 		}
 	}
 	g.post(agent, "/v1/keys/payments/sign", `{"payload":""}`).want(200)
 	if g.line("keyhole.addr") != g.api {
 		t.Errorf("keyhole.addr says %q while %s serves", g.line("keyhole.addr"), g.api)
 	}
+	g.kill() // leaves nothing that keeps the next one out
+	g.start()
 	g.stop()
 }
 

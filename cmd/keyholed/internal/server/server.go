@@ -82,6 +82,11 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		}
 	}()
 
+	lock, err := lockStore(c.Store.SQLite)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	db, err := store.OpenSQLite(ctx, c.Store.SQLite)
 	if err != nil {
 		return storeError(err)
