@@ -113,7 +113,7 @@ func (s *sample) checkGoJOSE(t *testing.T, algorithm string) {
 	var set jose.JSONWebKeySet
 	must(t, json.Unmarshal(jwks, &set))
 	allowed := []jose.SignatureAlgorithm{jose.SignatureAlgorithm(algorithm)}
-	sig, err := jose.ParseSigned(s.jws, allowed)
+	sig, err := jose.ParseSignedCompact(s.jws, allowed)
 	must(t, err)
 	kid := sig.Signatures[0].Protected.KeyID
 	if len(set.Key(kid)) != 1 {
@@ -126,7 +126,7 @@ func (s *sample) checkGoJOSE(t *testing.T, algorithm string) {
 	if got, err := sig.Verify(key.Key); err != nil || string(got) != text {
 		t.Errorf("verified %q, %v", got, err)
 	}
-	bare, err := jose.ParseSigned(s.detached, allowed)
+	bare, err := jose.ParseSignedCompact(s.detached, allowed)
 	must(t, err)
 	if err := bare.DetachedVerify([]byte(text), key.Key); err != nil {
 		t.Errorf("detached: %v", err)
@@ -134,7 +134,7 @@ func (s *sample) checkGoJOSE(t *testing.T, algorithm string) {
 	if err := bare.DetachedVerify([]byte(text+"x"), key.Key); err == nil {
 		t.Error("detached: another text passes")
 	}
-	bad, err := jose.ParseSigned(tampered(s.jws), allowed)
+	bad, err := jose.ParseSignedCompact(tampered(s.jws), allowed)
 	must(t, err)
 	if _, err := bad.Verify(key.Key); err == nil {
 		t.Error("a changed text passes")

@@ -145,13 +145,6 @@ func (g *gateway) kill() {
 	g.proc.wait()
 }
 
-// restart is stop and start.
-func (g *gateway) restart() {
-	g.t.Helper()
-	g.stop()
-	g.start()
-}
-
 func (g *gateway) path(name string) string { return filepath.Join(g.dir, name) }
 
 // line returns a file of the directory without its line end, or "" if there

@@ -159,7 +159,7 @@ func verifyAll(t *testing.T, g *gateway, signed []string) int {
 	must(t, json.Unmarshal(g.read(agent, "/v1/keys/payments/jwks.json").want(200).body, &set))
 	seen := map[string]bool{}
 	for _, jws := range signed {
-		s, err := jose.ParseSigned(jws, []jose.SignatureAlgorithm{jose.ES256})
+		s, err := jose.ParseSignedCompact(jws, []jose.SignatureAlgorithm{jose.ES256})
 		must(t, err)
 		kid := s.Signatures[0].Protected.KeyID
 		published := set.Key(kid)
