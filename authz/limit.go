@@ -31,7 +31,8 @@ type LimiterConfig struct {
 	FailedLoginBurst int
 	// FailedOperations is how many ciphertexts per second that do not open
 	// a principal may keep sending (default 1), and FailedOperationBurst how
-	// many at once (default 100). Negative: no limit.
+	// many at once (default 100); beyond, ciphertexts are refused, and nothing
+	// else. Negative: no limit.
 	FailedOperations     float64
 	FailedOperationBurst int
 	// Entries is how many principals, how many sources of failed logins and
@@ -134,8 +135,8 @@ func (l *Limiter) LoginFailed(source netip.Addr) {
 
 // Admit takes a place among the principal's requests in flight; release
 // gives it back and must be called once. The error is a *RateLimited:
-// keys.ErrRateLimited after too many requests or failures,
-// keys.ErrOverloaded with too many in flight.
+// keys.ErrRateLimited after too many requests, keys.ErrOverloaded with too
+// many in flight.
 func (l *Limiter) Admit(principal string) (release func(), err error) {
 	if l == nil || l.principals == nil {
 		return func() {}, nil
@@ -154,11 +155,6 @@ func (l *Limiter) AdmitAnonymous(source netip.Addr) (release func(), err error) 
 
 func (l *Limiter) admit(a *account) (release func(), err error) {
 	now := l.cfg.Now()
-	if a.failures != nil {
-		if err := drained(a.failures, now, "too many requests of this caller failed to decrypt; wait before the next one"); err != nil {
-			return nil, err
-		}
-	}
 	if l.cfg.InFlight > 0 && a.inFlight.Add(1) > int64(l.cfg.InFlight) {
 		a.inFlight.Add(-1)
 		return nil, &RateLimited{RetryAfter: time.Second, Err: keys.Errorf(keys.ErrOverloaded,
@@ -172,7 +168,18 @@ func (l *Limiter) admit(a *account) (release func(), err error) {
 	return a.release, nil
 }
 
-// OperationFailed counts a failure that an attacker would produce many of.
+// OperationAllowed reports whether the principal may send one more ciphertext
+// that might not open. The error is a *RateLimited of kind
+// keys.ErrRateLimited.
+func (l *Limiter) OperationAllowed(principal string) error {
+	if l == nil || l.principals == nil || l.cfg.FailedOperations < 0 {
+		return nil
+	}
+	a := l.principals.GetOrMake(principal, l.newAccount)
+	return drained(a.failures, l.cfg.Now(), "too many ciphertexts of this caller did not open; wait before the next one")
+}
+
+// OperationFailed counts a ciphertext that did not open.
 func (l *Limiter) OperationFailed(principal string) {
 	if l == nil || l.principals == nil {
 		return

@@ -127,22 +127,27 @@ func TestFailedOperations(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	l := authz.NewLimiter(authz.LimiterConfig{FailedOperations: 0.5, FailedOperationBurst: 3, Now: c.now})
+	allowed := func(who string) {
+		t.Helper()
+		if err := l.OperationAllowed(who); err != nil {
+			t.Errorf("%s: %v", who, err)
+		}
+	}
 	for range 2 {
 		l.OperationFailed("a")
 	}
 	for range 100 { // successes neither cost nor pardon
-		admit(t, l, "a")()
+		allowed("a")
 	}
 	l.OperationFailed("a")
-	_, err := l.Admit("a")
-	limited(t, err, keys.ErrRateLimited, 2*time.Second)
+	limited(t, l.OperationAllowed("a"), keys.ErrRateLimited, 2*time.Second)
+	admit(t, l, "a")()     // for anything else
 	l.OperationFailed("a") // of a request that was under way: no debt grows
 	c.advance(2 * time.Second)
-	admit(t, l, "a")()
+	allowed("a")
 	l.OperationFailed("a")
-	_, err = l.Admit("a")
-	limited(t, err, keys.ErrRateLimited, 2*time.Second)
-	admit(t, l, "b")()
+	limited(t, l.OperationAllowed("a"), keys.ErrRateLimited, 2*time.Second)
+	allowed("b")
 }
 
 func TestFailedLogins(t *testing.T) {
@@ -194,6 +199,9 @@ func TestNoLimits(t *testing.T) {
 		for range 1000 {
 			admit(t, l, "a") // never released
 			l.OperationFailed("a")
+			if err := l.OperationAllowed("a"); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
 			l.LoginFailed(source)
 			if err := l.LoginAllowed(source); err != nil {
 				t.Fatalf("%s: %v", name, err)
@@ -214,12 +222,8 @@ func TestDefaultLimits(t *testing.T) {
 		l.LoginFailed(source)
 	}
 	for i := range 101 {
-		release, err := l.Admit("a")
-		if (err == nil) != (i < 100) {
+		if err := l.OperationAllowed("a"); (err == nil) != (i < 100) {
 			t.Errorf("after %d failed operations: %v", i, err)
-		}
-		if err == nil {
-			release()
 		}
 		l.OperationFailed("a")
 	}

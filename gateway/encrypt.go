@@ -133,6 +133,9 @@ func (s *Service) unseal(ctx context.Context, o *op, c sealed, aad []byte) (*key
 		}
 		wrapped = c.jwe.EncryptedKey
 	}
+	if err := s.limits.OperationAllowed(o.req.Caller.ID); err != nil {
+		return nil, nil, err
+	}
 	dataKey, err := s.crypto.Unwrap(ctx, o.key.Ref(v), iv, wrapped, wrapAAD)
 	if err != nil {
 		return nil, nil, err

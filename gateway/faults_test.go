@@ -248,6 +248,16 @@ func TestLimits(t *testing.T) {
 	of(w.Rewrap(ctx, alice, "mail", api.RewrapRequest{Ciphertext: sealed, AAD: []byte("wrong")})).fails(t, keys.ErrDecrypt)
 	of(w.Decrypt(ctx, alice, "mail", bad)).fails(t, keys.ErrDecrypt)
 	of(w.Decrypt(ctx, alice, "mail", api.DecryptRequest{Ciphertext: sealed})).fails(t, keys.ErrRateLimited)
+	of(w.Rewrap(ctx, alice, "mail", api.RewrapRequest{Ciphertext: sealed})).fails(t, keys.ErrRateLimited)
+	items := of(w.DecryptBatch(ctx, alice, "mail", []api.DecryptRequest{bad, {Ciphertext: sealed}})).ok(t)
+	for i, item := range items { // a batch is no way around
+		if item.Error == nil || item.Error.Code != "rate_limited" {
+			t.Errorf("item %d: %+v", i, item)
+		}
+	}
+	// Whoever feeds an agent bad ciphertexts does not stop all of its work.
+	of(w.Encrypt(ctx, alice, "mail", api.EncryptRequest{Plaintext: []byte("x")})).ok(t)
+	of(w.Sign(ctx, alice, "payments", api.SignRequest{Payload: []byte("x")})).ok(t)
 	var limited *authz.RateLimited
 	if err := of(w.Decrypt(ctx, alice, "mail", bad)).err; !errors.As(err, &limited) || limited.RetryAfter <= 0 {
 		t.Errorf("%v does not say when to come back", err)
