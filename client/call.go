@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,7 @@ type call struct {
 	body   []byte // JSON; nil: none
 	etag   string // sent as If-None-Match
 	key    string // sent as Idempotency-Key
+	media  string // what a success must be; "": JSON
 }
 
 // answer is a success, read whole.
@@ -129,7 +131,7 @@ func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
 	if res.StatusCode/100 != 2 {
 		return nil, refusal(res, body, time.Now())
 	}
-	return &answer{status: res.StatusCode, etag: res.Header.Get("ETag"), body: body}, checkMedia(res)
+	return &answer{status: res.StatusCode, etag: res.Header.Get("ETag"), body: body}, checkMedia(res, in.media)
 }
 
 func (c *Client) request(ctx context.Context, in call) (*http.Request, error) {
@@ -144,7 +146,7 @@ func (c *Client) request(ctx context.Context, in call) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", cmp.Or(in.media, "application/json"))
 	req.Header.Set("User-Agent", c.userAgent)
 	if in.body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -172,13 +174,14 @@ func drain(body io.ReadCloser) {
 	_ = body.Close()
 }
 
-func checkMedia(res *http.Response) error {
+// checkMedia refuses a success that is not of the type want ("": JSON).
+func checkMedia(res *http.Response, want string) error {
 	media, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	if err != nil || media != "application/json" && media != "application/jwk-set+json" {
-		return keys.Errorf(keys.ErrInternal, "the address answered %d with %.60q, not JSON: is this a Keyhole gateway?",
-			res.StatusCode, res.Header.Get("Content-Type"))
+	if err == nil && (media == want || want == "" && (media == "application/json" || media == "application/jwk-set+json")) {
+		return nil
 	}
-	return nil
+	return keys.Errorf(keys.ErrInternal, "the address answered %d with %.60q, not %s: is this a Keyhole gateway?",
+		res.StatusCode, res.Header.Get("Content-Type"), cmp.Or(want, "JSON"))
 }
 
 // retryAfter reads the header's seconds or date (RFC 9110, 10.2.3).

@@ -276,3 +276,14 @@ func TestProxyInBetween(t *testing.T) {
 		t.Errorf("%+v, %v", who, err)
 	}
 }
+
+// The gateway's description of its API is the one that this client was
+// built with.
+func TestOpenAPI(t *testing.T) {
+	t.Parallel()
+	c := startReal(t, gatewaytest.Options{})
+	got, err := c.OpenAPI(t.Context())
+	if err != nil || got != api.OpenAPI() {
+		t.Errorf("%d bytes, %v; want those of openapi.yaml", len(got), err)
+	}
+}

@@ -19,6 +19,15 @@ func (c *Client) WhoAmI(ctx context.Context) (api.WhoAmI, error) {
 	return ask[api.WhoAmI](ctx, c, call{method: http.MethodGet, path: "/v1/whoami"}, nil)
 }
 
+// OpenAPI returns the gateway's own description of its API, OpenAPI in YAML.
+func (c *Client) OpenAPI(ctx context.Context) (string, error) {
+	a, err := c.do(ctx, call{method: http.MethodGet, path: "/v1/openapi.yaml", media: "application/yaml"})
+	if err != nil {
+		return "", err
+	}
+	return string(a.body), nil
+}
+
 // Key describes one key. A key that the caller may not see is
 // keys.ErrKeyNotFound like one that does not exist.
 func (c *Client) Key(ctx context.Context, name string) (api.Key, error) {

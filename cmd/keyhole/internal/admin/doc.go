@@ -9,7 +9,7 @@ import (
 
 // Show returns the commands that change nothing and need no administrator.
 func Show(a *app.App) []*cobra.Command {
-	return []*cobra.Command{jwksCmd(a), whoamiCmd(a)}
+	return []*cobra.Command{jwksCmd(a), whoamiCmd(a), openAPICmd(a)}
 }
 
 // Manage returns the commands about keys, versions and rotations.

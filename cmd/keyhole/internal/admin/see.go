@@ -2,10 +2,12 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v4"
 
 	"keyhole/client"
 	"keyhole/cmd/keyhole/internal/app"
@@ -57,6 +59,29 @@ func whoamiCmd(a *app.App) *cobra.Command {
 					[]string{"expires", app.Stamp(who.ExpiresAt.Time)},
 				)
 			})
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+}
+
+func openAPICmd(a *app.App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "openapi",
+		Short: "Print the gateway's description of its API",
+		Long: `Prints the gateway's own description of its API, as OpenAPI in YAML, or in JSON
+with -o json: what other languages generate their clients from.`,
+		Example: `  keyhole openapi > keyhole-api.yaml`,
+		Args:    app.Operands,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			spec, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (string, error) { return c.OpenAPI(ctx) })
+			if err != nil {
+				return err
+			}
+			var tree map[string]any
+			if err := yaml.Unmarshal([]byte(spec), &tree); err != nil {
+				return fmt.Errorf("reading the gateway's description of its API: %w", err)
+			}
+			return a.Print(tree, app.Line("%s", strings.TrimRight(spec, "\n")))
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
