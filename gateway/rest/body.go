@@ -46,18 +46,21 @@ func checkMedia(h http.Header) error {
 // readBody reads a body of at most limit bytes into b. One that says that
 // it is larger is refused before it is read.
 func readBody(w http.ResponseWriter, r *http.Request, b *bytes.Buffer, limit int64) error {
-	tooLarge := keys.Errorf(keys.ErrTooLarge, "the body has more than %d bytes", limit)
 	if r.ContentLength > limit {
-		return tooLarge
+		return tooLarge(limit)
 	}
 	// The length is a claim: memory is taken as bytes arrive.
 	b.Grow(int(min(max(r.ContentLength, 0), maxPooled-bytes.MinRead)) + bytes.MinRead)
 	_, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	if _, over := errors.AsType[*http.MaxBytesError](err); over {
-		return tooLarge
+		return tooLarge(limit)
 	}
 	if err != nil {
 		return keys.Errorf(keys.ErrMalformed, "the body broke off, or did not arrive in time")
 	}
 	return nil
+}
+
+func tooLarge(limit int64) error {
+	return keys.Errorf(keys.ErrTooLarge, "the body has more than %d bytes", limit)
 }

@@ -42,15 +42,25 @@ func unreadable(reason, detail string) *authz.Failure {
 	return &authz.Failure{Reason: reason, Err: keys.Errorf(keys.ErrUnauthenticated, "%s", detail)}
 }
 
-// isToken reports whether s is a b64token (RFC 6750, 2.1) of fair length.
+// tokenBytes are those of a b64token (RFC 6750, 2.1).
+var tokenBytes = func() (in [256]bool) {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/=") {
+		in[c] = true
+	}
+	return in
+}()
+
+// isToken reports whether s is a b64token of fair length.
 func isToken(s string) bool {
+	if s == "" || len(s) > maxToken {
+		return false
+	}
 	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("-._~+/=", rune(c)) {
+		if !tokenBytes[s[i]] {
 			return false
 		}
 	}
-	return s != "" && len(s) <= maxToken
+	return true
 }
 
 // source is the address of the connection. What a header says of it is not

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/gorilla/mux"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"keyhole/keys"
 )
@@ -44,14 +45,27 @@ const maxPath = 256
 // methods are what Allow is made of.
 var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
 
-// router finds the endpoint of a request.
+// router finds the endpoint of a request. It remembers what it found last:
+// agents ask for the same few paths all day.
 type router struct {
 	mux       *mux.Router
 	endpoints map[*mux.Route]*endpoint
+	recent    *lru.Cache[place, destination]
 }
+
+type place struct{ method, path string }
+
+// destination is immutable.
+type destination struct {
+	endpoint *endpoint
+	vars     map[string]string
+}
+
+const maxRecent = 1024
 
 func newRouter(table []endpoint) router {
 	r := router{mux: mux.NewRouter().SkipClean(true), endpoints: make(map[*mux.Route]*endpoint, len(table))}
+	r.recent, _ = lru.New[place, destination](maxRecent) // fails for sizes below one only
 	for i := range table {
 		e := &table[i]
 		allowed := []string{e.method}
@@ -63,20 +77,36 @@ func newRouter(table []endpoint) router {
 	return r
 }
 
-// find returns the endpoint and its path parameters. Errors:
+// find returns the endpoint and its path parameters, which are shared. Errors:
 // keys.ErrMalformed, ErrNotFound, ErrMethod.
 func (r router) find(req *http.Request) (*endpoint, map[string]string, error) {
 	if err := checkPath(req); err != nil {
 		return nil, nil, err
 	}
+	at := place{req.Method, req.URL.Path}
+	if to, ok := r.recent.Get(at); ok {
+		return to.endpoint, to.vars, nil
+	}
 	var m mux.RouteMatch
 	switch {
 	case r.mux.Match(req, &m):
-		return r.endpoints[m.Route], m.Vars, nil
+		to := destination{r.endpoints[m.Route], m.Vars}
+		r.remember(at, to)
+		return to.endpoint, to.vars, nil
 	case errors.Is(m.MatchErr, mux.ErrMethodMismatch):
 		return nil, nil, keys.Errorf(keys.ErrMethod, "this path has other methods: %s", r.allowed(req))
 	}
 	return nil, nil, keys.Errorf(keys.ErrNotFound, "there is nothing at this path; /v1/openapi.yaml says what there is")
+}
+
+// remember keeps copies: the strings are parts of a request, which may be
+// large.
+func (r router) remember(at place, to destination) {
+	vars := make(map[string]string, len(to.vars))
+	for name, value := range to.vars {
+		vars[name] = strings.Clone(value)
+	}
+	r.recent.Add(place{strings.Clone(at.method), strings.Clone(at.path)}, destination{to.endpoint, vars})
 }
 
 // allowed lists the methods that a path has.
