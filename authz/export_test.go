@@ -26,3 +26,6 @@ func ParsePolicies(data []byte) (int, error) {
 
 // Sources returns how many sources of failed logins are remembered.
 func (l *Limiter) Sources() int { return l.sources.Len() }
+
+// DecideAnew is Decide without a memory.
+func (p *Policies) DecideAnew(r Request) Decision { return p.decide(p.current.Load(), r) }

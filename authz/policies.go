@@ -8,6 +8,7 @@ import (
 
 	"github.com/cedar-policy/cedar-go"
 
+	"keyhole/authz/internal/lru"
 	"keyhole/authz/internal/ruleset"
 )
 
@@ -52,6 +53,7 @@ type Policies struct {
 	current atomic.Pointer[ruleset.Set]
 	reload  sync.Mutex // one Reload at a time
 	terms   terms
+	made    *lru.Map[inquiry, ruling]
 }
 
 // LoadPolicies reads the policy files among paths and every *.cedar file in
@@ -63,7 +65,7 @@ func LoadPolicies(paths ...string) (*Policies, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Policies{schema: schema, paths: slices.Clone(paths), terms: newTerms()}
+	p := &Policies{schema: schema, paths: slices.Clone(paths), terms: newTerms(), made: lru.New[inquiry, ruling](4096)}
 	if _, _, err := p.Reload(); err != nil {
 		return nil, err
 	}
@@ -96,9 +98,20 @@ func (p *Policies) Hash() string {
 
 // Decide answers one question. What no policy permits is denied; what a
 // policy forbids is denied, and so is what a forbidding policy could not be
-// evaluated for.
+// evaluated for. A Decision's slices are shared: do not change them.
+//
+// A decision depends on nothing but the policies and what they can see of the
+// request, so one that was made is remembered for requests that are the same
+// in all of that.
 func (p *Policies) Decide(r Request) Decision {
-	return p.decide(p.current.Load(), r)
+	set := p.current.Load()
+	q := newInquiry(set, &r)
+	if made, ok := p.made.Get(q); ok && made.is(&r) {
+		return made.decision
+	}
+	d := p.decide(set, r)
+	p.made.Put(q, newRuling(&r, d))
+	return d
 }
 
 func (p *Policies) decide(set *ruleset.Set, r Request) Decision {

@@ -2,9 +2,12 @@ package authz_test
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -178,6 +181,52 @@ func TestChangedGroups(t *testing.T) {
 		p.deny("", "jwt:corp:x", "rotate", key("a"))
 		p.deny("", "jwt:corp:x", "rotate", key("a"), in("admin", "s"))
 		p.allow("admins", "jwt:corp:x", "rotate", key("a"), in("z", "admins"))
+	}
+}
+
+// TestRememberedDecisions: whatever was asked before, the answer is the one
+// that evaluating the policies gives.
+func TestRememberedDecisions(t *testing.T) {
+	t.Parallel()
+	p := load(t, policyText)
+	requests := []authz.Request{{Context: authz.Context{VersionState: "active"}}}
+	vary := func(changes ...change) {
+		var next []authz.Request
+		for _, r := range requests {
+			for _, c := range changes {
+				r := r
+				r.Resource.Tags = maps.Clone(r.Resource.Tags)
+				c(&r)
+				next = append(next, r)
+			}
+		}
+		requests = next
+	}
+	who := func(id string) change { return func(r *authz.Request) { r.Principal.ID = id } }
+	do := func(action string) change { return func(r *authz.Request) { r.Action = action } }
+	vary(who("mtls:spiffe://example.org/billing"), who("x"))
+	vary(in(), in("signers"), in("admins", "signers"))
+	vary(do("sign"), do("decrypt"), do("recover"))
+	vary(key("invoices"), key("payments"))
+	vary(purpose("sign"), purpose("encrypt"))
+	vary(tag("team", "pay"), tag("team", "x"), tag("env", "prod"))
+	vary(from("10.0.0.1"), from("192.0.2.1"))
+	vary(by(authz.MethodJWT), by(authz.MethodMTLS))
+	vary(state("active"), state("compromised"))
+	vary(bytesOf(1), bytesOf(1<<20))
+	rand.Shuffle(len(requests), func(i, j int) { requests[i], requests[j] = requests[j], requests[i] })
+	seen := map[bool]int{}
+	for range 2 {
+		for _, r := range requests {
+			got, want := p.p.Decide(r), p.p.DecideAnew(r)
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("%+v: decided %+v, want %+v", r, got, want)
+			}
+			seen[got.Allowed]++
+		}
+	}
+	if seen[true] < 100 || seen[false] < 100 {
+		t.Errorf("the requests are too much alike: %v", seen)
 	}
 }
 

@@ -75,8 +75,9 @@ func (t *terms) agent(who Principal) cedar.Entity {
 	return e
 }
 
-// context leaves out what no policy reads, so that contexts repeat.
-func (t *terms) context(set *ruleset.Set, c Context) cedar.Record {
+// inSight leaves out of a context what no policy reads, so that contexts
+// repeat.
+func inSight(set *ruleset.Set, c Context) Context {
 	if !set.Reads("method") {
 		c.Method = ""
 	}
@@ -89,6 +90,11 @@ func (t *terms) context(set *ruleset.Set, c Context) cedar.Record {
 	if !set.Reads("payload_size") {
 		c.PayloadSize = 0
 	}
+	return c
+}
+
+func (t *terms) context(set *ruleset.Set, c Context) cedar.Record {
+	c = inSight(set, c)
 	if known, ok := t.contexts.Get(c); ok {
 		return known
 	}
