@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"keyhole/authz"
@@ -56,21 +55,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header["X-Content-Type-Options"] = noSniff
 	header["Cache-Control"] = noStore
 	defer c.end()
-	if !enter(&h.inFlight, h.cfg.MaxInFlight) {
+	if h.inFlight.Add(1) > int64(h.cfg.MaxInFlight) {
+		h.inFlight.Add(-1)
 		c.problem(keys.Errorf(keys.ErrOverloaded, "the gateway is at its limit of %d requests at one time", h.cfg.MaxInFlight))
 		return
 	}
 	defer h.inFlight.Add(-1)
 	c.serve()
-}
-
-// enter takes one of most places; whoever got it gives it back by Add(-1).
-func enter(taken *atomic.Int64, most int) bool {
-	if taken.Add(1) <= int64(most) {
-		return true
-	}
-	taken.Add(-1)
-	return false
 }
 
 func (c *call) serve() {
@@ -105,11 +96,11 @@ func (c *call) serve() {
 		return
 	}
 	if e.batch {
-		if !enter(&c.h.batches, c.h.cfg.MaxBatches) {
-			c.problem(c.refuse(keys.Errorf(keys.ErrOverloaded, "the gateway is at its limit of %d batches at one time", c.h.cfg.MaxBatches)))
+		if !c.h.batches.take(c.req.Caller.ID) {
+			c.problem(c.refuse(keys.Errorf(keys.ErrOverloaded, "the gateway is at its limit of %d batches at one time, or this caller at its half of them", c.h.cfg.MaxBatches)))
 			return
 		}
-		defer c.h.batches.Add(-1)
+		defer c.h.batches.give(c.req.Caller.ID)
 	}
 	if err := e.serve(c); err != nil {
 		c.problem(err)

@@ -16,7 +16,7 @@ type Config struct {
 	MaxBody      int64         // bytes of a body (default 1 MiB)
 	MaxBatchBody int64         // bytes of a batch's body (default 8 MiB)
 	MaxInFlight  int           // requests at work at one time (default 1024)
-	MaxBatches   int           // batches among them (default 32): they may be large
+	MaxBatches   int           // batches among them (default 32), half of them of one caller: they may be large
 	Timeout      time.Duration // of one request, from its headers on (default 30s)
 	Log          *slog.Logger  // faults (default slog.Default())
 	Access       *slog.Logger  // a line per request; nil: none
@@ -50,18 +50,19 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// handler is the API. It is immutable but for the two counters.
+// handler is the API. It is immutable but for what counts requests.
 type handler struct {
 	cfg      Config
 	service  *gateway.Service
 	router   router
 	inFlight atomic.Int64
-	batches  atomic.Int64
+	batches  *places
 }
 
 // New returns the API.
 func New(c Config) http.Handler {
-	h := &handler{cfg: c.withDefaults(), service: c.Service}
+	c = c.withDefaults()
+	h := &handler{cfg: c, service: c.Service, batches: newPlaces(c.MaxBatches)}
 	h.router = newRouter(routes(c.Service))
 	return h
 }

@@ -203,6 +203,32 @@ func TestBatchLimit(t *testing.T) {
 	agent.post("/v1/keys/payments/sign/batch", `{"items":[{"payload":""}]}`).want(200)
 }
 
+// One caller's batches leave room for those of others.
+func TestBatchShare(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(k *kit) { k.cfg.MaxBatches = 2 })
+	agent := s.as(t, "agent")
+	const body = `{"items":[{"payload":""}]}`
+	conn, answer := s.raw(t)
+	fmt.Fprintf(conn, "POST /v1/keys/payments/sign/batch HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n",
+		agent.header.Get("Authorization"), len(body))
+	if res := answer(); res.StatusCode != http.StatusContinue {
+		t.Fatalf("%d", res.StatusCode)
+	}
+	res := agent.post("/v1/keys/payments/sign/batch", body)
+	res.refused(503, "overloaded")
+	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Reason != "overloaded" {
+		t.Errorf("recorded %+v", recs)
+	}
+	s.as(t, "admin").post("/v1/keys/payments/sign/batch", body).want(200)
+	agent.post("/v1/keys/payments/sign", `{"payload":""}`).want(200)
+	fmt.Fprint(conn, body)
+	if res := answer(); res.StatusCode != http.StatusOK {
+		t.Errorf("%d", res.StatusCode)
+	}
+	agent.post("/v1/keys/payments/sign/batch", body).want(200)
+}
+
 func TestTimeout(t *testing.T) {
 	t.Parallel()
 	s := start(t)
