@@ -144,7 +144,15 @@ func TestCallersWithoutAName(t *testing.T) {
 	ctx := t.Context()
 	anonymous := w.Anonymous("req-anon", netip.MustParseAddr("192.0.2.9"))
 	forgotten := gateway.Request{ID: "req-zero"}
-	for _, req := range []gateway.Request{anonymous, forgotten} {
+	admitted, release, err := w.Admit(ctx, anonymous, "jwks", "payments") // to read public keys, and nothing else
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if _, _, err := w.Admit(ctx, anonymous, "sign", "payments"); !errors.Is(err, keys.ErrUnauthenticated) {
+		t.Errorf("admitted to sign: %v", err)
+	}
+	for _, req := range []gateway.Request{anonymous, forgotten, admitted} {
 		w.news()
 		for _, op := range append(dataOperations(w), adminOperations(w)...) {
 			if op.action == "jwks" {

@@ -31,7 +31,7 @@ func changes[R any](ctx context.Context, o *op, res func() (authz.Resource, erro
 		}
 		return zero, err
 	}
-	release, err := o.s.admit(o)
+	release, err := o.s.place(&o.req, o.rec.Action)
 	if err != nil {
 		return refuse(err)
 	}

@@ -54,7 +54,7 @@ func batch[In, Out any](ctx context.Context, s *Service, req Request, action, ke
 		}
 		return err
 	}
-	release, err := s.admit(whole)
+	release, err := s.place(&req, action)
 	if err != nil {
 		return nil, refuse(err)
 	}

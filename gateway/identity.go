@@ -87,35 +87,32 @@ func (s *Service) WhoAmI(req Request) api.WhoAmI {
 // the Request returned. release gives the place back and must be called once.
 // A refusal has been recorded, unless nobody in particular asks.
 func (s *Service) Admit(ctx context.Context, req Request, action, key string) (_ Request, release func(), err error) {
-	o := s.open(req, action, key, 0)
-	if release, err = s.admit(o); err == nil {
+	if release, err = s.place(&req, action); err == nil {
 		req.admitted = true
 		return req, release, nil
 	}
 	if req.Caller.Method != authz.MethodAnonymous {
-		if rerr := s.record(ctx, o.finish(err)); rerr != nil {
+		if rerr := s.record(ctx, s.open(req, action, key, 0).finish(err)); rerr != nil {
 			return req, nil, rerr
 		}
 	}
 	return req, nil, err
 }
 
-// admit takes the caller's place among the requests in flight, unless Admit
-// has done so. Who has no name gets no further, whatever the policy says: but
-// for public keys, every operation needs an authenticated caller.
-func (s *Service) admit(o *op) (release func(), err error) {
-	id := o.req.Caller.ID
-	anonymous := o.req.Caller.Method == authz.MethodAnonymous
+// place takes the caller's place among the requests in flight, unless Admit
+// has done so. Who has no name gets none, whatever the policy says: but for
+// public keys, every operation needs an authenticated caller.
+func (s *Service) place(req *Request, action string) (release func(), err error) {
+	anonymous := req.Caller.Method == authz.MethodAnonymous
 	switch {
-	case id == "" || anonymous && o.rec.Action != authz.ActionJWKS:
-		o.rec.Outcome = audit.OutcomeDenied
+	case req.Caller.ID == "" || anonymous && action != authz.ActionJWKS:
 		return nil, keys.Errorf(keys.ErrUnauthenticated, "this needs credentials: a bearer token or a client certificate")
-	case o.req.admitted:
+	case req.admitted:
 		return func() {}, nil
 	case anonymous: // not all of them together: one could keep out the others
-		return s.limits.AdmitAnonymous(o.req.Source)
+		return s.limits.AdmitAnonymous(req.Source)
 	}
-	return s.limits.Admit(id)
+	return s.limits.Admit(req.Caller.ID)
 }
 
 // noteFailure counts what an attacker would produce many of: ciphertexts

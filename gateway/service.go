@@ -280,7 +280,11 @@ func (o *op) finish(err error) audit.Record {
 			o.rec.Outcome = audit.OutcomeOK
 		}
 	default:
-		if o.rec.Outcome == "" {
+		switch {
+		case o.rec.Outcome != "":
+		case errors.Is(err, keys.ErrUnauthenticated):
+			o.rec.Outcome = audit.OutcomeDenied
+		default:
 			o.rec.Outcome = audit.OutcomeError
 		}
 		if o.rec.Reason == "" {
@@ -319,7 +323,7 @@ func safely[R any](ctx context.Context, o *op, act func(ctx context.Context, o *
 // guarded runs one recorded operation. act authorises first.
 func guarded[R any](ctx context.Context, o *op, act func(ctx context.Context, o *op) (R, error)) (R, error) {
 	var zero R
-	release, err := o.s.admit(o)
+	release, err := o.s.place(&o.req, o.rec.Action)
 	if err != nil {
 		return zero, errors.Join(err, o.s.record(ctx, o.finish(err)))
 	}
