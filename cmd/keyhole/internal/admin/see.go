@@ -81,7 +81,7 @@ with -o json: what other languages generate their clients from.`,
 			if err := yaml.Unmarshal([]byte(spec), &tree); err != nil {
 				return fmt.Errorf("reading the gateway's description of its API: %w", err)
 			}
-			return a.Print(tree, app.Line("%s", strings.TrimRight(spec, "\n")))
+			return a.Print(tree, func(io.Writer) error { return a.Streams.WriteBytes([]byte(spec)) })
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
