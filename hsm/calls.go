@@ -8,6 +8,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/public"
 	"keyhole/keys"
 )
@@ -57,10 +58,10 @@ func (t *token) sign(s *session, key pkcs11.ObjectHandle, alg keys.Algorithm, bi
 	}
 	start := time.Now()
 	if err := t.mod.ctx.SignInit(s.h, signMechanisms[alg], key); err != nil {
-		return nil, t.note(opSignInit, start, err)
+		return nil, t.note(fault.OpSignInit, start, err)
 	}
 	sig, err := t.mod.ctx.Sign(s.h, input)
-	if err := t.note(opSign, start, err); err != nil {
+	if err := t.note(fault.OpSign, start, err); err != nil {
 		return nil, err
 	}
 	if want := signatureSize(alg, bits); len(sig) != want {
@@ -95,10 +96,10 @@ func (t *token) wrapKey(s *session, key pkcs11.ObjectHandle, dataKey, aad []byte
 	defer params.Free()
 	start := time.Now()
 	if err := t.mod.ctx.EncryptInit(s.h, mechanism(pkcs11.CKM_AES_GCM, params), key); err != nil {
-		return nil, nil, t.note(opEncryptInit, start, err)
+		return nil, nil, t.note(fault.OpEncryptInit, start, err)
 	}
 	out, err := t.mod.ctx.Encrypt(s.h, dataKey)
-	if err := t.note(opEncrypt, start, err); err != nil {
+	if err := t.note(fault.OpEncrypt, start, err); err != nil {
 		return nil, nil, err
 	}
 	if t.GCMIV == GCMIVHSMParam {
@@ -145,16 +146,16 @@ func oaepMechanism(alg keys.Algorithm) []*pkcs11.Mechanism {
 func (t *token) decrypt(s *session, key pkcs11.ObjectHandle, m []*pkcs11.Mechanism, ciphertext []byte) ([]byte, error) {
 	start := time.Now()
 	if err := t.mod.ctx.DecryptInit(s.h, m, key); err != nil {
-		return nil, t.note(opDecryptInit, start, err)
+		return nil, t.note(fault.OpDecryptInit, start, err)
 	}
 	plain, err := t.mod.ctx.Decrypt(s.h, ciphertext)
-	return plain, t.note(opDecrypt, start, err)
+	return plain, t.note(fault.OpDecrypt, start, err)
 }
 
 func (t *token) random(s *session, n int) ([]byte, error) {
 	start := time.Now()
 	b, err := t.mod.ctx.GenerateRandom(s.h, n)
-	if err := t.note(opRandom, start, err); err != nil {
+	if err := t.note(fault.OpRandom, start, err); err != nil {
 		return nil, err
 	}
 	if len(b) != n {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/keys"
 )
 
@@ -53,7 +54,7 @@ func (t *token) try(ctx context.Context) error {
 		}
 		return err
 	case <-ctx.Done():
-		return ended(ctx)
+		return fault.Ended(ctx)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/keys"
 )
 
@@ -67,7 +68,7 @@ func (m *module) anchor(t TokenConfig) (*crypto11.Context, error) {
 	}
 	var code pkcs11.Error
 	if errors.As(err, &code) {
-		return nil, fmt.Errorf("%v: %w", t, wrap(opInitialize, err))
+		return nil, fmt.Errorf("%v: %w", t, fault.Wrap(fault.OpInitialize, err))
 	}
 	// crypto11 has no error value for "not found".
 	found, skipped, surveyErr := m.surveyClosed()
@@ -77,5 +78,5 @@ func (m *module) anchor(t TokenConfig) (*crypto11.Context, error) {
 	if _, pickErr := pick(t, found, skipped); pickErr != nil {
 		return nil, pickErr
 	}
-	return nil, fmt.Errorf("%v: %w", t, wrap(opInitialize, err))
+	return nil, fmt.Errorf("%v: %w", t, fault.Wrap(fault.OpInitialize, err))
 }

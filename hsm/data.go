@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"fmt"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/keys"
 )
 
@@ -121,7 +122,7 @@ func (h *HSM) Unwrap(ctx context.Context, ref keys.Ref, iv, wrapped, aad []byte)
 			return t.unwrapKey(s, k.key, iv, wrapped, aad)
 		})
 	})
-	if doesNotOpen(err) {
+	if fault.DoesNotOpen(err) {
 		return nil, keys.DecryptFailed()
 	}
 	return key, err

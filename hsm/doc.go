@@ -32,7 +32,7 @@
 //
 // # Errors
 //
-// classify is the one place that judges CKR codes: the caller's fault, a bad
+// Package fault is the one place that judges CKR codes: the caller's fault, a bad
 // session, a stale handle, a lost login, a failed device. Sessions, handles
 // and logins are repaired within the call, once each. Device failures open a
 // circuit breaker; Run then finalises and reopens the module.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/keys"
 	"keyhole/softhsm/softhsmtest"
 )
@@ -151,7 +152,7 @@ func TestGeneralErrorOnDecryptIsTheCallers(t *testing.T) {
 		f.fail(fnDecrypt, code, always)
 		for range 2 * breakerFailures {
 			if _, err := h.Unwrap(t.Context(), ref, iv, wrapped, nil); !errors.Is(err, keys.ErrDecrypt) || err.Error() != keys.DecryptFailed().Error() {
-				t.Fatalf("%s: %v", codeName(code), err)
+				t.Fatalf("%s: %v", fault.CodeName(code), err)
 			}
 		}
 	}
@@ -193,10 +194,10 @@ func TestOneRepair(t *testing.T) {
 		opened := f.calls(fnOpenSession)
 		f.fail(fnSign, c.code, 1)
 		if _, err := h.Sign(t.Context(), ref, in); err != nil {
-			t.Errorf("%s once: %v", codeName(c.code), err)
+			t.Errorf("%s once: %v", fault.CodeName(c.code), err)
 		}
 		if got := f.calls(fnOpenSession) - opened; got != c.sessions {
-			t.Errorf("%s once: %d sessions opened, want %d", codeName(c.code), got, c.sessions)
+			t.Errorf("%s once: %d sessions opened, want %d", fault.CodeName(c.code), got, c.sessions)
 		}
 	}
 	// Data errors are nobody's to repair, and the session is dropped.

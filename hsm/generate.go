@@ -10,6 +10,7 @@ import (
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/public"
 	"keyhole/keys"
 )
@@ -39,7 +40,7 @@ func (h *HSM) Generate(ctx context.Context, ref keys.Ref) (keys.Generated, error
 		var err error
 		if made, err = t.generate(s, &ref); err == nil && abandoned() {
 			t.cleanUp(&ref)
-			err = ended(ctx)
+			err = fault.Ended(ctx)
 		}
 		return err
 	})
@@ -109,7 +110,7 @@ func (t *token) makeKey(s *session, tmpl template) error {
 		return err
 	}
 	err := t.makeByCrypto11(tmpl)
-	if c := classify(err); c != classSession && c != classLogin && c != classHandle {
+	if c := fault.Of(err); c != fault.Session && c != fault.Login && c != fault.Handle {
 		return err
 	}
 	// crypto11 keeps dead sessions for ever: it gets a new context.
@@ -150,7 +151,7 @@ func (t *token) makeByCrypto11(tmpl template) (err error) {
 	case keys.FamilyHMAC:
 		_, err = c.GenerateSecretKeyWithAttributes(attributeSet(tmpl.private), tmpl.bits, crypto11.CipherGeneric)
 	}
-	return t.note(opGenerate, start, err)
+	return t.note(fault.OpGenerate, start, err)
 }
 
 // generateOn generates by miekg/pkcs11, on s; pub is 0 for secret keys.
@@ -161,7 +162,7 @@ func (t *token) generateOn(s *session, tmpl template) (pub, key pkcs11.ObjectHan
 	} else {
 		key, err = t.mod.ctx.GenerateKey(s.h, mechanism(tmpl.mechanism, nil), tmpl.private)
 	}
-	return pub, key, t.note(opGenerate, start, err)
+	return pub, key, t.note(fault.OpGenerate, start, err)
 }
 
 // inspect finds a fresh key, reads back what it is, and uses it once.
@@ -211,7 +212,7 @@ func (t *token) inspect(s *session, ref *keys.Ref, tmpl template) (keys.Generate
 func (t *token) readBack(s *session, o pkcs11.ObjectHandle, want []*pkcs11.Attribute) error {
 	for _, w := range want {
 		got, err := t.bytesOf(s, o, w.Type)
-		unknown := classify(err) == classCaller
+		unknown := fault.Of(err) == fault.Caller
 		if err != nil && !unknown {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/workers"
 	"keyhole/keys"
 )
@@ -29,7 +30,7 @@ func Open(ctx context.Context, c Config) (*HSM, error) {
 		return nil, err
 	}
 	if ctx.Err() != nil {
-		return nil, ended(ctx)
+		return nil, fault.Ended(ctx)
 	}
 	h := &HSM{tokens: map[string]*token{}}
 	for _, tc := range c.Tokens {
@@ -68,7 +69,7 @@ func openToken(ctx context.Context, c Config, tc TokenConfig) (*token, error) {
 				_ = r.t.close()
 			}
 		}()
-		return nil, fmt.Errorf("opening token %q: %w", tc.Name, ended(ctx))
+		return nil, fmt.Errorf("opening token %q: %w", tc.Name, fault.Ended(ctx))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/keys"
 )
 
@@ -35,7 +36,7 @@ const (
 // tells it that nobody waits for its result.
 func (t *token) managed(ctx context.Context, op func(s *session, abandoned func() bool) error) error {
 	if ctx.Err() != nil {
-		return ended(ctx)
+		return fault.Ended(ctx)
 	}
 	if err := t.mod.lockAdmin(ctx); err != nil {
 		return err
@@ -59,7 +60,7 @@ func (t *token) managed(ctx context.Context, op func(s *session, abandoned func(
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return ended(ctx)
+		return fault.Ended(ctx)
 	}
 }
 
@@ -80,7 +81,7 @@ func (m *managing) stuck(now time.Time) bool {
 func again(f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()
-		var e *Error
+		var e *fault.Error
 		if attempt == manageAttempts || !errors.As(err, &e) || e.Code != pkcs11.CKR_GENERAL_ERROR {
 			return err
 		}
@@ -118,7 +119,7 @@ func (t *token) destroy(s *session, ref *keys.Ref) error {
 				continue
 			}
 			start := time.Now()
-			if err := t.note(opDestroy, start, t.mod.ctx.DestroyObject(s.h, o)); err != nil {
+			if err := t.note(fault.OpDestroy, start, t.mod.ctx.DestroyObject(s.h, o)); err != nil {
 				return err
 			}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/keys"
 )
 
@@ -151,7 +152,7 @@ type slotInfo struct {
 func (m *module) survey() (found []slotInfo, skipped int, err error) {
 	slots, err := m.ctx.GetSlotList(true)
 	if err != nil {
-		return nil, 0, wrap(opSlotList, err)
+		return nil, 0, fault.Wrap(fault.OpSlotList, err)
 	}
 	for _, slot := range slots {
 		info, err := m.ctx.GetTokenInfo(slot)
@@ -168,11 +169,11 @@ func (m *module) survey() (found []slotInfo, skipped int, err error) {
 func (m *module) surveyClosed() (found []slotInfo, skipped int, err error) {
 	err = m.ctx.Initialize()
 	if err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
-		return nil, 0, wrap(opInitialize, err)
+		return nil, 0, fault.Wrap(fault.OpInitialize, err)
 	}
 	found, skipped, surveyErr := m.survey()
 	if err == nil {
-		if err := wrap(opFinalize, m.ctx.Finalize()); err != nil {
+		if err := fault.Wrap(fault.OpFinalize, m.ctx.Finalize()); err != nil {
 			return nil, 0, errors.Join(surveyErr, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/public"
 	"keyhole/keys"
 )
@@ -57,19 +58,19 @@ func newObject(ref *keys.Ref) (*object, error) {
 	o := &object{alg: ref.Algorithm, bits: ref.Bits, spki: bytes.Clone(ref.PublicKey), check: bytes.Clone(ref.Check)}
 	if !ref.Algorithm.Family().Asymmetric() {
 		if len(ref.Check) == 0 {
-			return nil, fmt.Errorf("%s has no check value to know its key by: %w", ref.Label, errIdentity)
+			return nil, fmt.Errorf("%s has no check value to know its key by: %w", ref.Label, fault.ErrIdentity)
 		}
 		return o, nil
 	}
 	var err error
 	if o.pub, err = public.Parse(ref.Algorithm, ref.PublicKey); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", ref.Label, errIdentity, err)
+		return nil, fmt.Errorf("%s: %w: %w", ref.Label, fault.ErrIdentity, err)
 	}
 	if !bytes.Equal(ref.Check, keys.PublicKeyCheck(ref.PublicKey)) {
-		return nil, fmt.Errorf("%s: its check value is not that of its public key: %w", ref.Label, errIdentity)
+		return nil, fmt.Errorf("%s: its check value is not that of its public key: %w", ref.Label, fault.ErrIdentity)
 	}
 	if size := o.pub.Size(); size != 0 && size != (ref.Bits+7)/8 {
-		return nil, fmt.Errorf("%s: its RSA key has %d bytes, not %d bits: %w", ref.Label, size, ref.Bits, errIdentity)
+		return nil, fmt.Errorf("%s: its RSA key has %d bytes, not %d bits: %w", ref.Label, size, ref.Bits, fault.ErrIdentity)
 	}
 	return o, nil
 }
@@ -86,7 +87,7 @@ func (t *token) use(s *session, id keys.ObjectID, o *object, op func(handle) ([]
 		return nil, err
 	}
 	out, err := op(handle{key: key, alg: o.alg, bits: o.bits, pub: o.pub})
-	if classify(err) == classHandle {
+	if fault.Of(err) == fault.Handle {
 		o.found.Store(nil)
 	}
 	return out, err

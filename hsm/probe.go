@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/keys"
 )
 
@@ -56,7 +57,7 @@ func (t *token) probeFamily(s *session, bits int, algs []keys.Algorithm) error {
 			err = t.tryKey(s, h, alg)
 		}
 		if err != nil {
-			if classify(err) == classDevice || errors.Is(err, ErrPIN) {
+			if fault.Of(err) == fault.Device || errors.Is(err, ErrPIN) {
 				return err
 			}
 			t.drop(s) // it may hold an unfinished operation; the key goes with it
@@ -121,9 +122,9 @@ func (t *token) capabilities() []keys.Algorithm {
 
 // reason is what a caller may know of why a token cannot do something.
 func reason(limit error) string {
-	var e *Error
+	var e *fault.Error
 	if errors.As(limit, &e) {
-		return codeName(e.Code)
+		return fault.CodeName(e.Code)
 	}
 	return "its result was wrong"
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/public"
 	"keyhole/keys"
 )
@@ -71,7 +72,7 @@ func (t *token) macCheck(s *session, h handle) ([]byte, error) {
 }
 
 // prove uses the key once to show that it is the private half of h.pub, or
-// the secret key that check was made by. The error is errIdentity if it is
+// the secret key that check was made by. The error is fault.ErrIdentity if it is
 // not.
 func (t *token) prove(s *session, h handle, check []byte) error {
 	proved := false
@@ -82,7 +83,7 @@ func (t *token) prove(s *session, h handle, check []byte) error {
 			break
 		}
 		value, err := t.unwrapKey(s, h.key, iv, wrapped, checkAAD)
-		if doesNotOpen(err) {
+		if fault.DoesNotOpen(err) {
 			break // it was made by another key
 		}
 		if err != nil {
@@ -114,7 +115,7 @@ func (t *token) prove(s *session, h handle, check []byte) error {
 		proved = h.pub.Verify(input, sig)
 	}
 	if !proved {
-		return fmt.Errorf("a key of %s: %w", h.alg, errIdentity)
+		return fmt.Errorf("a key of %s: %w", h.alg, fault.ErrIdentity)
 	}
 	return nil
 }
@@ -126,11 +127,11 @@ func (t *token) proveDecrypt(s *session, h handle) error {
 		return err
 	}
 	got, err := t.decrypt(s, h.key, oaepMechanism(h.alg), wrapped)
-	if err != nil && !doesNotOpen(err) {
+	if err != nil && !fault.DoesNotOpen(err) {
 		return err
 	}
 	if !bytes.Equal(got, want) {
-		return fmt.Errorf("a key of %s: %w", h.alg, errIdentity)
+		return fmt.Errorf("a key of %s: %w", h.alg, fault.ErrIdentity)
 	}
 	return nil
 }

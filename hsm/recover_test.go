@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/keys"
 	"keyhole/softhsm/softhsmtest"
 )
@@ -211,7 +212,7 @@ func TestImpostors(t *testing.T) {
 		if n := len(search(t, p, s, pkcs11.NewAttribute(pkcs11.CKA_ID, ref.ID[:]), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))); n != 1 {
 			t.Fatalf("%s: %d impostors", alg, n)
 		}
-		if err := useOnce(t, h, ref); !errors.Is(err, errIdentity) {
+		if err := useOnce(t, h, ref); !errors.Is(err, fault.ErrIdentity) {
 			t.Errorf("%s: an impostor: %v", alg, err)
 		}
 		if err := h.Destroy(t.Context(), ref); err != nil {

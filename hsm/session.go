@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/miekg/pkcs11"
+
+	"keyhole/hsm/internal/fault"
 )
 
 // session is one PKCS#11 session. It belongs to one goroutine at a time.
@@ -30,7 +32,7 @@ func (t *token) ready(s *session) error {
 	}
 	start := time.Now()
 	h, err := t.mod.ctx.OpenSession(t.slot.Load().slot, flags)
-	if err := t.note(opOpenSession, start, err); err != nil {
+	if err := t.note(fault.OpOpenSession, start, err); err != nil {
 		return err
 	}
 	s.h, s.open, s.epoch = h, true, t.mod.currentEpoch()
@@ -39,7 +41,7 @@ func (t *token) ready(s *session) error {
 		info, err := t.mod.ctx.GetSessionInfo(h)
 		if err != nil {
 			t.drop(s)
-			return wrap(opSessionInfo, err)
+			return fault.Wrap(fault.OpSessionInfo, err)
 		}
 		if info.State == pkcs11.CKS_RO_USER_FUNCTIONS || info.State == pkcs11.CKS_RW_USER_FUNCTIONS {
 			s.gen = t.gen.Load() // after the look at the state: see the package comment
@@ -51,7 +53,7 @@ func (t *token) ready(s *session) error {
 		}
 	}
 	t.drop(s)
-	return wrap(opLogin, pkcs11.Error(pkcs11.CKR_USER_NOT_LOGGED_IN))
+	return fault.Wrap(fault.OpLogin, pkcs11.Error(pkcs11.CKR_USER_NOT_LOGGED_IN))
 }
 
 // drop closes s. A session of an earlier epoch is only forgotten: its handle
@@ -65,8 +67,8 @@ func (t *token) drop(s *session) {
 
 // note reports an operation to Observe and returns err as an *Error.
 func (t *token) note(op string, start time.Time, err error) error {
-	err = wrap(op, err)
-	t.observed(strings.TrimSuffix(op, "Init"), t.Name, resultOf(err), time.Since(start))
+	err = fault.Wrap(op, err)
+	t.observed(strings.TrimSuffix(op, "Init"), t.Name, fault.Result(err), time.Since(start))
 	return err
 }
 
@@ -74,7 +76,7 @@ func (t *token) note(op string, start time.Time, err error) error {
 func (t *token) find(s *session, limit int, match ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
 	start := time.Now()
 	found, err := t.search(s, limit, match)
-	return found, t.note(opFind, start, err)
+	return found, t.note(fault.OpFind, start, err)
 }
 
 func (t *token) search(s *session, limit int, match []*pkcs11.Attribute) (found []pkcs11.ObjectHandle, err error) {
@@ -101,7 +103,7 @@ func (t *token) search(s *session, limit int, match []*pkcs11.Attribute) (found 
 func (t *token) bytesOf(s *session, o pkcs11.ObjectHandle, attribute uint) ([]byte, error) {
 	got, err := t.mod.ctx.GetAttributeValue(s.h, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, nil)})
 	if err != nil {
-		return nil, wrap(opAttributes, err)
+		return nil, fault.Wrap(fault.OpAttributes, err)
 	}
 	return got[0].Value, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/pkcs11"
 	"github.com/sony/gobreaker/v2"
 
+	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/workers"
 	"keyhole/keys"
 )
@@ -83,8 +84,8 @@ func (t *token) resetBreaker() {
 // failure reports whether err speaks against the token: a device error, or
 // one that the repair within the call did not mend.
 func failure(err error) bool {
-	switch classify(err) {
-	case classDevice, classSession, classLogin:
+	switch fault.Of(err) {
+	case fault.Device, fault.Session, fault.Login:
 		return true
 	}
 	return false
@@ -102,7 +103,7 @@ func (t *token) setDown(err error) {
 // do runs op on a pooled session, within the caller's time.
 func (t *token) do(ctx context.Context, op func(*session) ([]byte, error)) ([]byte, error) {
 	if ctx.Err() != nil {
-		return nil, ended(ctx)
+		return nil, fault.Ended(ctx)
 	}
 	out, err := t.pool.Do(ctx, func(s *session) ([]byte, error) {
 		out, err := t.breaker.Load().Execute(func() ([]byte, error) { return t.exec(s, op) })
@@ -114,23 +115,15 @@ func (t *token) do(ctx context.Context, op func(*session) ([]byte, error)) ([]by
 	switch {
 	case errors.Is(err, workers.ErrBusy):
 		if errors.Is(ctx.Err(), context.Canceled) {
-			return nil, ended(ctx)
+			return nil, fault.Ended(ctx)
 		}
 		return nil, keys.Errorf(keys.ErrOverloaded, "the HSM is busy; try again later")
 	case errors.Is(err, workers.ErrLeft):
-		return nil, ended(ctx)
+		return nil, fault.Ended(ctx)
 	case errors.Is(err, workers.ErrClosed):
 		return nil, fmt.Errorf("token %q is closed: %w", t.Name, keys.ErrHSM)
 	}
 	return out, err
-}
-
-// ended is the error of a call whose context ended before the token answered.
-func ended(ctx context.Context) error {
-	if err := ctx.Err(); !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", keys.ErrTimeout, context.DeadlineExceeded)
 }
 
 // exec runs op over s, and repairs a session, handle or login that turns out
@@ -147,7 +140,7 @@ func (t *token) exec(s *session, op func(*session) ([]byte, error)) (out []byte,
 			out, err = nil, fmt.Errorf("panic in a PKCS#11 call: %v: %w", r, keys.ErrHSM)
 		}
 	}()
-	var repaired [classDevice + 1]bool
+	var repaired [fault.Device + 1]bool
 	for {
 		if err = t.ready(s); err == nil {
 			if out, err = op(s); err == nil {
@@ -156,8 +149,8 @@ func (t *token) exec(s *session, op func(*session) ([]byte, error)) (out []byte,
 		}
 		// After an error the session may hold an unfinished operation.
 		t.drop(s)
-		c := classify(err)
-		if repaired[c] || c != classSession && c != classHandle && c != classLogin {
+		c := fault.Of(err)
+		if repaired[c] || c != fault.Session && c != fault.Handle && c != fault.Login {
 			return nil, err
 		}
 		repaired[c] = true
@@ -195,7 +188,7 @@ func (t *token) configure() error {
 	}
 	info, err := m.ctx.GetTokenInfo(slot.slot)
 	if err != nil {
-		return wrap(opTokenInfo, err)
+		return fault.Wrap(fault.OpTokenInfo, err)
 	}
 	if err := checkPINFlags(info.Flags); err != nil {
 		return fmt.Errorf("%v: %w", t.TokenConfig, err)
@@ -211,14 +204,14 @@ func (t *token) configure() error {
 	start := time.Now()
 	c, err := m.newContext(&crypto11.Config{SlotNumber: &number, Pin: string(pin)})
 	clear(pin)
-	if err := t.note(opLogin, start, err); err != nil {
-		if classify(err) != classPIN {
+	if err := t.note(fault.OpLogin, start, err); err != nil {
+		if fault.Of(err) != fault.PIN {
 			return fmt.Errorf("%v: %w", t.TokenConfig, err)
 		}
 		m.mu.Lock()
 		m.refused[slot.SerialNumber] = true
 		m.mu.Unlock()
-		return fmt.Errorf("%v: one login was tried (%s), and none will be again by this process: correct the PIN and restart: %w", t.TokenConfig, resultOf(err), ErrPIN)
+		return fmt.Errorf("%v: one login was tried (%s), and none will be again by this process: correct the PIN and restart: %w", t.TokenConfig, fault.Result(err), ErrPIN)
 	}
 	t.contexts.mu.Lock()
 	if t.contexts.current != nil {
@@ -253,7 +246,7 @@ func (t *token) openLocked() error {
 	if m.users() == 0 {
 		start := time.Now()
 		anchor, err := m.anchor(t.TokenConfig)
-		t.observed(opInitialize, t.Name, resultOf(err), time.Since(start))
+		t.observed(fault.OpInitialize, t.Name, fault.Result(err), time.Since(start))
 		if err != nil {
 			return err
 		}
@@ -299,16 +292,16 @@ func (t *token) logout() error {
 	slot := t.slot.Load().slot
 	h, err := t.mod.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
 	if err != nil {
-		return wrap(opOpenSession, err)
+		return fault.Wrap(fault.OpOpenSession, err)
 	}
 	defer func() { _ = t.mod.ctx.CloseSession(h) }() // it was for one question
 	info, err := t.mod.ctx.GetSessionInfo(h)
 	if err != nil {
-		return wrap(opSessionInfo, err)
+		return fault.Wrap(fault.OpSessionInfo, err)
 	}
 	if info.State == pkcs11.CKS_RO_PUBLIC_SESSION || info.State == pkcs11.CKS_RW_PUBLIC_SESSION {
 		return nil
 	}
 	t.log.Warn("other code of this process is logged in to the token; it is logged out")
-	return wrap(opLogin, t.mod.ctx.Logout(h))
+	return fault.Wrap(fault.OpLogin, t.mod.ctx.Logout(h))
 }

@@ -3,7 +3,6 @@ package hsm
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -14,45 +13,6 @@ import (
 	"keyhole/keys"
 	"keyhole/softhsm/softhsmtest"
 )
-
-func TestClassify(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		op   string
-		code uint
-		want class
-		kind error
-	}{
-		{opDecrypt, pkcs11.CKR_GENERAL_ERROR, classCaller, keys.ErrHSM},
-		{opDecrypt, pkcs11.CKR_FUNCTION_FAILED, classCaller, keys.ErrHSM},
-		{opDecryptInit, pkcs11.CKR_GENERAL_ERROR, classSession, keys.ErrHSM},
-		{opDecrypt, pkcs11.CKR_DEVICE_ERROR, classDevice, keys.ErrHSM},
-		{opSign, pkcs11.CKR_GENERAL_ERROR, classSession, keys.ErrHSM},
-		{opSign, pkcs11.CKR_FUNCTION_FAILED, classDevice, keys.ErrHSM},
-		{opSign, pkcs11.CKR_SESSION_HANDLE_INVALID, classSession, keys.ErrHSM},
-		{opSignInit, pkcs11.CKR_KEY_HANDLE_INVALID, classHandle, keys.ErrHSM},
-		{opSignInit, pkcs11.CKR_USER_NOT_LOGGED_IN, classLogin, keys.ErrHSM},
-		{opLogin, pkcs11.CKR_PIN_INCORRECT, classPIN, keys.ErrHSM},
-		{opLogin, pkcs11.CKR_PIN_LOCKED, classPIN, keys.ErrHSM},
-		{opSign, pkcs11.CKR_DATA_LEN_RANGE, classCaller, keys.ErrHSM},
-		{opSignInit, pkcs11.CKR_MECHANISM_INVALID, classCaller, keys.ErrUnsupported},
-		{opOpenSession, pkcs11.CKR_SESSION_COUNT, classCaller, keys.ErrOverloaded},
-		{opOpenSession, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, classDevice, keys.ErrHSM},
-		{opSign, 0x80000001, classCaller, keys.ErrHSM}, // a vendor's
-	} {
-		err := fmt.Errorf("wrapped: %w", wrap(c.op, pkcs11.Error(c.code)))
-		var e *Error
-		if got := classify(err); got != c.want || !errors.Is(err, c.kind) || !errors.As(err, &e) || e.Code != c.code {
-			t.Errorf("%s, %s: class %d, %v", c.op, codeName(c.code), got, err)
-		}
-	}
-	if classify(nil) != classNone || classify(errIdentity) != classCaller || !errors.Is(errIdentity, keys.ErrHSM) {
-		t.Error("errors that are no PKCS#11 errors")
-	}
-	if codeName(0x80000001) != "CKR_0x80000001" || codeName(pkcs11.CKR_PIN_LOCKED) != "CKR_PIN_LOCKED" {
-		t.Error("codeName")
-	}
-}
 
 func TestSplitGCM(t *testing.T) {
 	t.Parallel()
