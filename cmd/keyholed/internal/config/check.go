@@ -237,7 +237,7 @@ func (k *checker) pin(at string, t *Token) {
 			return
 		}
 		if os.Getenv(t.PINEnv) == "" {
-			k.addf(at+".pin_env", "the environment variable %s is empty or not set; it must hold the PIN", t.PINEnv)
+			k.addf(at+".pin_env", "the environment variable that it names is empty or not set; it must hold the PIN")
 		}
 		return
 	}

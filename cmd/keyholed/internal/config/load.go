@@ -119,7 +119,7 @@ func (t *Token) PIN() ([]byte, error) {
 	if t.PINEnv != "" {
 		pin := os.Getenv(t.PINEnv)
 		if pin == "" {
-			return nil, fmt.Errorf("the environment variable %s, which is to hold the PIN, is empty or not set", t.PINEnv)
+			return nil, errors.New("the environment variable that pin_env names, which is to hold the PIN, is empty or not set") // its name is not shown: it may be the PIN itself
 		}
 		return []byte(pin), nil
 	}

@@ -242,6 +242,23 @@ func TestPINFromEnvironment(t *testing.T) {
 	}
 }
 
+// Somebody may write the PIN itself where a variable's name belongs.
+func TestPINInPlaceOfAVariable(t *testing.T) {
+	t.Parallel()
+	const pin = "hunter2"
+	_, err := (&Token{PINEnv: pin}).PIN()
+	k := &checker{c: &Config{}, broken: map[string]bool{}}
+	k.pin("tokens[0]", &Token{PINEnv: pin})
+	if len(k.problems) != 1 {
+		t.Fatalf("%v", k.problems)
+	}
+	for _, err := range []error{err, k.problems} {
+		if err == nil || strings.Contains(err.Error(), pin) {
+			t.Errorf("the error says %v", err)
+		}
+	}
+}
+
 func TestFileItself(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
