@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyhole/hsm/internal/template"
 	"keyhole/keys"
 	"keyhole/softhsm/softhsmtest"
 )
@@ -43,7 +44,7 @@ func TestAttributes(t *testing.T) {
 		{keys.ES256, 256, pkcs11.CKK_EC, "sign", "verify"},
 		{keys.ES384, 384, pkcs11.CKK_EC, "sign", "verify"},
 		{keys.ES512, 521, pkcs11.CKK_EC, "sign", "verify"},
-		{keys.EdDSA, 256, ckkECEdwards, "sign", "verify"},
+		{keys.EdDSA, 256, template.CKKECEdwards, "sign", "verify"},
 		{keys.PS256, 2048, pkcs11.CKK_RSA, "sign", "verify"},
 		{keys.RSAOAEP, 2048, pkcs11.CKK_RSA, "decrypt", "encrypt"},
 		{keys.HS256, 256, pkcs11.CKK_GENERIC_SECRET, "sign", ""},
@@ -109,14 +110,14 @@ func TestReadBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := newTemplate(spec{alg: keys.ES256, bits: 256, id: ref.ID[:], label: ref.Label, token: true})
-	if err := tk.readBack(&session{h: s}, key, tmpl.private); err != nil {
+	tmpl := template.New(template.Spec{Alg: keys.ES256, Bits: 256, ID: ref.ID[:], Label: ref.Label, Token: true})
+	if err := tk.readBack(&session{h: s}, key, tmpl.Private); err != nil {
 		t.Fatal(err)
 	}
-	for i, a := range tmpl.private {
+	for i, a := range tmpl.Private {
 		wrong := bytes.Clone(a.Value)
 		wrong[0] ^= 1
-		changed := append([]*pkcs11.Attribute{}, tmpl.private...)
+		changed := append([]*pkcs11.Attribute{}, tmpl.Private...)
 		changed[i] = &pkcs11.Attribute{Type: a.Type, Value: wrong}
 		if err := tk.readBack(&session{h: s}, key, changed); !errors.Is(err, keys.ErrHSM) {
 			t.Errorf("attribute %#x differs: %v", a.Type, err)

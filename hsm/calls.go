@@ -10,6 +10,7 @@ import (
 
 	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/public"
+	"keyhole/hsm/internal/template"
 	"keyhole/keys"
 )
 
@@ -29,7 +30,7 @@ var signMechanisms = map[keys.Algorithm][]*pkcs11.Mechanism{
 	keys.ES256: mechanism(pkcs11.CKM_ECDSA, nil),
 	keys.ES384: mechanism(pkcs11.CKM_ECDSA, nil),
 	keys.ES512: mechanism(pkcs11.CKM_ECDSA, nil),
-	keys.EdDSA: mechanism(ckmEdDSA, nil),
+	keys.EdDSA: mechanism(template.CKMEdDSA, nil),
 	keys.RS256: mechanism(pkcs11.CKM_RSA_PKCS, nil),
 	keys.RS384: mechanism(pkcs11.CKM_RSA_PKCS, nil),
 	keys.RS512: mechanism(pkcs11.CKM_RSA_PKCS, nil),

@@ -1,7 +1,6 @@
 package hsm
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -12,6 +11,7 @@ import (
 
 	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/public"
+	"keyhole/hsm/internal/template"
 	"keyhole/keys"
 )
 
@@ -54,7 +54,7 @@ func (t *token) generate(s *session, ref *keys.Ref) (keys.Generated, error) {
 	if err := t.absent(s, ref); err != nil {
 		return keys.Generated{}, err
 	}
-	tmpl := newTemplate(spec{alg: ref.Algorithm, bits: ref.Bits, id: ref.ID[:], label: ref.Label, token: true, curve: t.edCurve})
+	tmpl := template.New(template.Spec{Alg: ref.Algorithm, Bits: ref.Bits, ID: ref.ID[:], Label: ref.Label, Token: true, Curve: t.edCurve})
 	err := again(func() error {
 		err := t.makeKey(s, tmpl)
 		if err != nil {
@@ -104,8 +104,8 @@ func (t *token) cleanUp(ref *keys.Ref) {
 }
 
 // makeKey generates a token object: by crypto11 what it can.
-func (t *token) makeKey(s *session, tmpl template) error {
-	if tmpl.alg.Family() == keys.FamilyEd25519 {
+func (t *token) makeKey(s *session, tmpl template.Template) error {
+	if tmpl.Alg.Family() == keys.FamilyEd25519 {
 		_, _, err := t.generateOn(s, tmpl)
 		return err
 	}
@@ -128,7 +128,7 @@ func (t *token) renew() error {
 	return t.configure()
 }
 
-func (t *token) makeByCrypto11(tmpl template) (err error) {
+func (t *token) makeByCrypto11(tmpl template.Template) (err error) {
 	t.contexts.mu.Lock()
 	c := t.contexts.current
 	t.contexts.mu.Unlock()
@@ -141,54 +141,47 @@ func (t *token) makeByCrypto11(tmpl template) (err error) {
 		}
 	}()
 	start := time.Now()
-	switch tmpl.alg.Family() {
+	switch tmpl.Alg.Family() {
 	case keys.FamilyEC:
-		_, err = c.GenerateECDSAKeyPairWithAttributes(attributeSet(tmpl.public), attributeSet(tmpl.private), public.Curve(tmpl.alg))
+		_, err = c.GenerateECDSAKeyPairWithAttributes(template.AttributeSet(tmpl.Public), template.AttributeSet(tmpl.Private), public.Curve(tmpl.Alg))
 	case keys.FamilyRSA:
-		_, err = c.GenerateRSAKeyPairWithAttributes(attributeSet(tmpl.public), attributeSet(tmpl.private), tmpl.bits)
+		_, err = c.GenerateRSAKeyPairWithAttributes(template.AttributeSet(tmpl.Public), template.AttributeSet(tmpl.Private), tmpl.Bits)
 	case keys.FamilyAES:
-		_, err = c.GenerateSecretKeyWithAttributes(attributeSet(tmpl.private), tmpl.bits, crypto11.CipherAES)
+		_, err = c.GenerateSecretKeyWithAttributes(template.AttributeSet(tmpl.Private), tmpl.Bits, crypto11.CipherAES)
 	case keys.FamilyHMAC:
-		_, err = c.GenerateSecretKeyWithAttributes(attributeSet(tmpl.private), tmpl.bits, crypto11.CipherGeneric)
+		_, err = c.GenerateSecretKeyWithAttributes(template.AttributeSet(tmpl.Private), tmpl.Bits, crypto11.CipherGeneric)
 	}
 	return t.note(fault.OpGenerate, start, err)
 }
 
 // generateOn generates by miekg/pkcs11, on s; pub is 0 for secret keys.
-func (t *token) generateOn(s *session, tmpl template) (pub, key pkcs11.ObjectHandle, err error) {
+func (t *token) generateOn(s *session, tmpl template.Template) (pub, key pkcs11.ObjectHandle, err error) {
 	start := time.Now()
-	if tmpl.public != nil {
-		pub, key, err = t.mod.ctx.GenerateKeyPair(s.h, mechanism(tmpl.mechanism, nil), tmpl.public, tmpl.private)
+	if tmpl.Public != nil {
+		pub, key, err = t.mod.ctx.GenerateKeyPair(s.h, mechanism(tmpl.Mechanism, nil), tmpl.Public, tmpl.Private)
 	} else {
-		key, err = t.mod.ctx.GenerateKey(s.h, mechanism(tmpl.mechanism, nil), tmpl.private)
+		key, err = t.mod.ctx.GenerateKey(s.h, mechanism(tmpl.Mechanism, nil), tmpl.Private)
 	}
 	return pub, key, t.note(fault.OpGenerate, start, err)
 }
 
 // inspect finds a fresh key, reads back what it is, and uses it once.
-func (t *token) inspect(s *session, ref *keys.Ref, tmpl template) (keys.Generated, error) {
+func (t *token) inspect(s *session, ref *keys.Ref, tmpl template.Template) (keys.Generated, error) {
 	key, err := t.findKey(s, ref.ID, ref.Algorithm)
 	if err != nil {
 		return keys.Generated{}, err
 	}
-	// Of the values: never in plain outside, not even before the attributes
-	// were set; made here, not imported.
-	born := []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_ALWAYS_SENSITIVE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_NEVER_EXTRACTABLE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_LOCAL, true),
-	}
-	if err := t.readBack(s, key, slices.Concat(tmpl.private, born)); err != nil {
+	if err := t.readBack(s, key, slices.Concat(tmpl.Private, template.Born())); err != nil {
 		return keys.Generated{}, err
 	}
 	made := keys.Generated{NeverExtractable: true, AlwaysSensitive: true}
 	h := handle{key: key, alg: ref.Algorithm, bits: ref.Bits}
-	if tmpl.public != nil {
+	if tmpl.Public != nil {
 		pub, err := t.findOne(s, ref.ID, pkcs11.CKO_PUBLIC_KEY)
 		if err != nil {
 			return keys.Generated{}, err
 		}
-		if err := t.readBack(s, pub, tmpl.public); err != nil {
+		if err := t.readBack(s, pub, tmpl.Public); err != nil {
 			return keys.Generated{}, err
 		}
 		if made.PublicKey, h.pub, err = t.export(s, pub, ref.Algorithm, ref.Bits); err != nil {
@@ -207,8 +200,7 @@ func (t *token) inspect(s *session, ref *keys.Ref, tmpl template) (keys.Generate
 	return made, nil
 }
 
-// readBack compares an object's attributes with those wanted. A usage that
-// the token does not know counts as false.
+// readBack compares an object's attributes with those wanted.
 func (t *token) readBack(s *session, o pkcs11.ObjectHandle, want []*pkcs11.Attribute) error {
 	for _, w := range want {
 		got, err := t.bytesOf(s, o, w.Type)
@@ -216,13 +208,9 @@ func (t *token) readBack(s *session, o pkcs11.ObjectHandle, want []*pkcs11.Attri
 		if err != nil && !unknown {
 			return err
 		}
-		same := bytes.Equal(got, w.Value)
-		switch {
-		case unknown:
-			same = slices.Contains(slices.Concat(publicUses, privateUses, secretUses), w.Type) && bytes.Equal(w.Value, []byte{0})
-		case w.Type == pkcs11.CKA_EC_PARAMS && !same:
-			same = slices.ContainsFunc(edwardsCurves, func(c []byte) bool { return bytes.Equal(c, w.Value) }) &&
-				slices.ContainsFunc(edwardsCurves, func(c []byte) bool { return bytes.Equal(c, got) })
+		same := template.Met(w, got)
+		if unknown {
+			same = template.MayLack(w)
 		}
 		if !same {
 			return fmt.Errorf("token %q made a key whose attribute 0x%X is %X, not %X; the key is not used: %w", t.Name, w.Type, got, w.Value, keys.ErrHSM)

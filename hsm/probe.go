@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/template"
 	"keyhole/keys"
 )
 
@@ -31,14 +32,14 @@ var probes = []struct {
 // objects. It fails only when the token does.
 func (t *token) probe(s *session) error {
 	t.limits = map[keys.Algorithm]error{}
-	t.edCurve = edwardsCurves[0]
+	t.edCurve = template.EdwardsCurves[0]
 	for _, p := range probes {
 		if err := t.probeFamily(s, p.bits, p.algs); err != nil {
 			return err
 		}
 	}
 	if t.limits[keys.EdDSA] != nil {
-		t.edCurve = edwardsCurves[1]
+		t.edCurve = template.EdwardsCurves[1]
 		return t.probeFamily(s, 256, []keys.Algorithm{keys.EdDSA})
 	}
 	return nil
@@ -70,7 +71,7 @@ func (t *token) probeFamily(s *session, bits int, algs []keys.Algorithm) error {
 
 // sessionKey makes a key that lives as long as s.
 func (t *token) sessionKey(s *session, alg keys.Algorithm, bits int) (handle, error) {
-	pub, key, err := t.generateOn(s, newTemplate(spec{alg: alg, bits: bits, curve: t.edCurve}))
+	pub, key, err := t.generateOn(s, template.New(template.Spec{Alg: alg, Bits: bits, Curve: t.edCurve}))
 	if err != nil {
 		return handle{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/template"
 	"keyhole/keys"
 	"keyhole/softhsm/softhsmtest"
 )
@@ -140,8 +141,8 @@ func TestForeignObjects(t *testing.T) {
 		}
 	}
 	for range 2 {
-		_, _, err := p.GenerateKeyPair(s, mechanism(ckmECEdwardsKeyPairGen, nil),
-			[]*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, true), attr(pkcs11.CKA_EC_PARAMS, edwardsCurves[0]), attr(pkcs11.CKA_LABEL, "foreign")},
+		_, _, err := p.GenerateKeyPair(s, mechanism(template.CKMECEdwardsKeyPairGen, nil),
+			[]*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, true), attr(pkcs11.CKA_EC_PARAMS, template.EdwardsCurves[0]), attr(pkcs11.CKA_LABEL, "foreign")},
 			[]*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, true), attr(pkcs11.CKA_LABEL, "foreign"), attr(pkcs11.CKA_EXTRACTABLE, true)})
 		if err != nil {
 			t.Fatal(err)
@@ -184,7 +185,7 @@ func TestImpostors(t *testing.T) {
 	for _, alg := range []keys.Algorithm{keys.ES256, keys.EdDSA, keys.HS256, keys.A256GCM} {
 		ref := generate(t, h, string("real-"+alg+".v1"), alg, 0)
 		bits, _ := alg.KeyBits(0)
-		tmpl := newTemplate(spec{alg: alg, bits: bits, id: ref.ID[:], label: ref.Label, token: true, curve: edwardsCurves[0]})
+		tmpl := template.New(template.Spec{Alg: alg, Bits: bits, ID: ref.ID[:], Label: ref.Label, Token: true, Curve: template.EdwardsCurves[0]})
 		tk := h.tokens["t"]
 		if _, _, err := tk.generateOn(&session{h: s}, tmpl); err != nil {
 			t.Fatal(err)

@@ -7,6 +7,11 @@
 // when all are busy jobs wait in one bounded queue, from which a worker that
 // is done takes the next without going to sleep. A caller whose context ends
 // leaves; the worker stays with the call until it returns.
+//
+// Where calls are so short that a job would have its turn sooner than another
+// thread wakes up (a token in software), it waits in the queue behind the
+// workers that are busy, too. Should it still wait after a while, because a
+// call takes long for once, it gets another worker all the same.
 package workers
 
 import (
@@ -22,6 +27,11 @@ var (
 	ErrBusy   = errors.New("all workers are busy")
 	ErrLeft   = errors.New("the caller left while its job was running")
 	ErrClosed = errors.New("the pool is closed")
+)
+
+const (
+	wakeup   = 100 * time.Microsecond // what it takes to get another worker going
+	patience = time.Millisecond       // with a worker that was thought to be done soon
 )
 
 // Config is what a Pool needs; every field is required.
@@ -44,6 +54,7 @@ type Pool[R any] struct {
 	queue  []*job[R]    // a ring: length entries from head on
 	head   int
 	length int
+	usual  time.Duration // how long jobs run: a moving average
 	ended  sync.WaitGroup
 }
 
@@ -71,7 +82,7 @@ type job[R any] struct {
 
 // New returns a Pool without workers.
 func New[R any](cfg Config[R]) *Pool[R] {
-	return &Pool[R]{cfg: cfg, queue: make([]*job[R], cfg.Queue)}
+	return &Pool[R]{cfg: cfg, queue: make([]*job[R], cfg.Queue), usual: wakeup}
 }
 
 // Do runs f on a worker and returns what f returns. It returns ErrBusy when
@@ -80,16 +91,16 @@ func New[R any](cfg Config[R]) *Pool[R] {
 // still runs, so it must not use memory that the caller may change.
 func (p *Pool[R]) Do(ctx context.Context, f func(*R) ([]byte, error)) ([]byte, error) {
 	j := p.newJob(f)
-	queued, err := p.submit(j)
+	wait, err := p.submit(j)
 	if err != nil {
 		return nil, err
 	}
 	var waited <-chan time.Time
-	if queued {
+	if wait > 0 {
 		if j.timer == nil {
-			j.timer = time.NewTimer(p.cfg.Wait)
+			j.timer = time.NewTimer(wait)
 		} else {
-			j.timer.Reset(p.cfg.Wait)
+			j.timer.Reset(wait)
 		}
 		waited = j.timer.C
 	}
@@ -100,6 +111,12 @@ func (p *Pool[R]) Do(ctx context.Context, f func(*R) ([]byte, error)) ([]byte, e
 			p.recycle(j)
 			return out, err
 		case <-waited:
+			if rest := p.cfg.Wait - wait; rest > 0 {
+				p.relieve()
+				wait = p.cfg.Wait
+				j.timer.Reset(rest)
+				continue
+			}
 			if j.state.CompareAndSwap(waiting, abandoned) {
 				return nil, ErrBusy
 			}
@@ -132,58 +149,102 @@ func (p *Pool[R]) recycle(j *job[R]) {
 	p.jobs.Put(j)
 }
 
-// submit gives j to a worker, or puts it into the queue.
-func (p *Pool[R]) submit(j *job[R]) (queued bool, err error) {
+// submit gives j to a worker, or puts it into the queue. wait is then how
+// long it may stay there before something must happen, else 0.
+func (p *Pool[R]) submit(j *job[R]) (wait time.Duration, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch n := len(p.idle); {
-	case p.closed:
-		return false, ErrClosed
-	case n > 0:
-		w := p.idle[n-1]
-		p.idle = p.idle[:n-1]
-		w.next <- j
-		return false, nil
-	case len(p.all) < p.cfg.Workers:
-		w := &worker[R]{next: make(chan *job[R], 1)}
-		w.next <- j
-		p.all = append(p.all, w)
-		p.ended.Go(func() { p.work(w) })
-		return false, nil
-	case p.length == len(p.queue):
-		return false, ErrBusy
+	if p.closed {
+		return 0, ErrClosed
+	}
+	spare := p.spare()
+	full := p.length == len(p.queue)
+	if spare && (full || p.length >= p.soon()) {
+		p.engage(j)
+		return 0, nil
+	}
+	if full {
+		return 0, ErrBusy
 	}
 	p.queue[(p.head+p.length)%len(p.queue)] = j
 	p.length++
-	return true, nil
+	if spare {
+		return min(patience, p.cfg.Wait), nil
+	}
+	return p.cfg.Wait, nil
+}
+
+// spare reports whether there is a worker that is not busy, or could be.
+// p.mu is held, here and below.
+func (p *Pool[R]) spare() bool { return len(p.idle) > 0 || len(p.all) < p.cfg.Workers }
+
+// soon is how many jobs the busy workers get done while another one would
+// wake up.
+func (p *Pool[R]) soon() int {
+	busy := len(p.all) - len(p.idle)
+	return busy * int(wakeup/(p.usual+1))
+}
+
+// engage gives j to a spare worker.
+func (p *Pool[R]) engage(j *job[R]) {
+	if n := len(p.idle); n > 0 {
+		w := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		w.next <- j
+		return
+	}
+	w := &worker[R]{next: make(chan *job[R], 1)}
+	w.next <- j
+	p.all = append(p.all, w)
+	p.ended.Go(func() { p.work(w) })
+}
+
+// relieve gives the first job in the queue to a spare worker.
+func (p *Pool[R]) relieve() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.length > 0 && !p.closed && p.spare() {
+		p.engage(p.pop())
+	}
+}
+
+func (p *Pool[R]) pop() *job[R] {
+	j := p.queue[p.head]
+	p.queue[p.head] = nil
+	p.head = (p.head + 1) % len(p.queue)
+	p.length--
+	return j
 }
 
 func (p *Pool[R]) work(w *worker[R]) {
 	defer p.cfg.Release(&w.resource)
 	j := <-w.next
 	for j != nil {
+		var took time.Duration
 		if j.state.CompareAndSwap(waiting, running) {
-			w.since.Store(time.Now().UnixNano())
+			start := time.Now()
+			w.since.Store(start.UnixNano())
 			j.out, j.err = j.run(&w.resource)
 			w.since.Store(0)
+			took = time.Since(start)
 			j.done <- struct{}{}
 		}
-		if j = p.take(w); j == nil {
+		if j = p.take(w, took); j == nil {
 			j = <-w.next
 		}
 	}
 }
 
-// take returns the next queued job, or nil after having made w idle.
-func (p *Pool[R]) take(w *worker[R]) *job[R] {
+// take returns the next queued job, or nil after having made w idle. took is
+// how long w's last job ran; 0: it did not.
+func (p *Pool[R]) take(w *worker[R], took time.Duration) *job[R] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if took > 0 {
+		p.usual += (took - p.usual) / 16
+	}
 	if p.length > 0 {
-		j := p.queue[p.head]
-		p.queue[p.head] = nil
-		p.head = (p.head + 1) % len(p.queue)
-		p.length--
-		return j
+		return p.pop()
 	}
 	if p.closed {
 		w.next <- nil
