@@ -133,6 +133,52 @@ func TestQueueIsBoundedAndWaitsNoLongerThanItMay(t *testing.T) {
 	})
 }
 
+// Behind a busy worker waits what has its turn sooner than another worker
+// wakes up, but not for long if that turns out otherwise.
+func TestShortJobsDoNotWakeWorkers(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		usual time.Duration
+		waits []time.Duration // of jobs that find one worker busy
+	}{
+		{"long", time.Millisecond, []time.Duration{0, 0}},
+		{"not so short", 60 * time.Microsecond, []time.Duration{patience, 0}},
+		{"short", 10 * time.Microsecond, []time.Duration{patience, patience}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, 3, 8, time.Second)
+				for range 100 {
+					if _, err := p.Do(t.Context(), func(*resource) ([]byte, error) { time.Sleep(tt.usual); return nil, nil }); err != nil {
+						t.Fatal(err)
+					}
+				}
+				synctest.Wait() // the worker is idle
+				release := hold(t, p, 1)
+				begun := time.Now()
+				var wg sync.WaitGroup
+				for _, want := range tt.waits {
+					wg.Go(func() {
+						_, err := p.Do(t.Context(), func(*resource) ([]byte, error) {
+							if waited := time.Since(begun); waited != want {
+								t.Errorf("waited %v, want %v", waited, want)
+							}
+							time.Sleep(2 * patience)
+							return nil, nil
+						})
+						if err != nil {
+							t.Error(err)
+						}
+					})
+					synctest.Wait()
+				}
+				wg.Wait()
+				release()
+			})
+		})
+	}
+}
+
 func TestCallersLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, 1, 2, time.Minute)
