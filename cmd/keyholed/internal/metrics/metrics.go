@@ -83,6 +83,12 @@ func New(version, revision string) *Set {
 
 	s.reloads = s.counter("keyhole_reloads_total", "Reloads of certificates, JWKS, CRLs and policies.", "what", "result")
 	s.reloadFailed = s.gauge("keyhole_reload_failed", "1 while the files cannot be used and the old contents serve on.", "what")
+	for _, what := range []string{"tls", "auth", "policies"} { // there from the start, for alarms to watch
+		s.reloadFailed.WithLabelValues(what)
+		for _, result := range []string{"ok", "error"} {
+			s.reloads.WithLabelValues(what, result)
+		}
+	}
 	s.certExpiry = s.gauge("keyhole_tls_certificate_expiry_timestamp_seconds", "When the server's certificate expires, Unix time.").WithLabelValues()
 	return s
 }
