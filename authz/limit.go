@@ -47,6 +47,11 @@ type LimiterConfig struct {
 type RateLimited struct {
 	RetryAfter time.Duration // when trying again may help: 1 ms to 1 h
 	Err        error
+	// Repeated says that Admit has refused the same caller within the second
+	// before: another record of that would only help to fill the log. Else
+	// Repetitions is how many were Repeated since the last one that was not.
+	Repeated    bool
+	Repetitions int64
 }
 
 func (r *RateLimited) Error() string { return r.Err.Error() }
@@ -70,6 +75,8 @@ type account struct {
 	failures *rate.Limiter
 	inFlight atomic.Int64
 	release  func()
+	refused  atomic.Int64 // Unix ns of the last refusal that was not Repeated
+	repeated atomic.Int64 // those since
 }
 
 // NewLimiter returns a Limiter.
@@ -157,15 +164,28 @@ func (l *Limiter) admit(a *account) (release func(), err error) {
 	now := l.cfg.Now()
 	if l.cfg.InFlight > 0 && a.inFlight.Add(1) > int64(l.cfg.InFlight) {
 		a.inFlight.Add(-1)
-		return nil, &RateLimited{RetryAfter: time.Second, Err: keys.Errorf(keys.ErrOverloaded,
-			"this caller has %d requests under way, which is the limit; wait for some to end", l.cfg.InFlight)}
+		return nil, a.refuse(now, time.Second, keys.Errorf(keys.ErrOverloaded,
+			"this caller has %d requests under way, which is the limit; wait for some to end", l.cfg.InFlight))
 	}
 	if a.requests != nil && !a.requests.AllowN(now, 1) {
 		a.release()
-		return nil, &RateLimited{RetryAfter: untilNext(a.requests, now), Err: keys.Errorf(keys.ErrRateLimited,
-			"this caller may make %g requests per second; slow down", l.cfg.Rate)}
+		return nil, a.refuse(now, untilNext(a.requests, now), keys.Errorf(keys.ErrRateLimited,
+			"this caller may make %g requests per second; slow down", l.cfg.Rate))
 	}
 	return a.release, nil
+}
+
+// refuse makes the error of a request that is not admitted.
+func (a *account) refuse(now time.Time, retryAfter time.Duration, err error) error {
+	r := &RateLimited{RetryAfter: retryAfter, Err: err}
+	last := a.refused.Load()
+	if now.Sub(time.Unix(0, last)) < time.Second || !a.refused.CompareAndSwap(last, now.UnixNano()) {
+		a.repeated.Add(1)
+		r.Repeated = true
+		return r
+	}
+	r.Repetitions = a.repeated.Swap(0)
+	return r
 }
 
 // OperationAllowed reports whether the principal may send one more ciphertext

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strconv"
 
 	"keyhole/audit"
 	"keyhole/authz"
@@ -85,14 +86,21 @@ func (s *Service) WhoAmI(req Request) api.WhoAmI {
 // transport reads what the request brings: callers who send slowly hold their
 // own places, not everybody's. The operation takes no second one when it gets
 // the Request returned. release gives the place back and must be called once.
-// A refusal has been recorded, unless nobody in particular asks.
+// A refusal has been recorded, unless nobody in particular asks, or the same
+// caller was refused just before.
 func (s *Service) Admit(ctx context.Context, req Request, action, key string) (_ Request, release func(), err error) {
 	if release, err = s.place(&req, action); err == nil {
 		req.admitted = true
 		return req, release, nil
 	}
+	o := s.open(req, action, key, 0)
+	if limited, ok := errors.AsType[*authz.RateLimited](err); ok && limited.Repetitions > 0 {
+		o.rec.Details = map[string]string{"not_recorded": strconv.FormatInt(limited.Repetitions, 10)}
+	} else if ok && limited.Repeated {
+		return req, nil, err
+	}
 	if req.Caller.Method != authz.MethodAnonymous {
-		if rerr := s.record(ctx, s.open(req, action, key, 0).finish(err)); rerr != nil {
+		if rerr := s.record(ctx, o.finish(err)); rerr != nil {
 			return req, nil, rerr
 		}
 	}

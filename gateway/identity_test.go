@@ -144,3 +144,41 @@ func TestRefuse(t *testing.T) {
 		t.Errorf("recorded as %+v", r)
 	}
 }
+
+// A caller who does not stop at a limit cannot fill the audit log by that:
+// of its refusals one a second is recorded, and how many were not.
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *gateway.Config, _ *store.CacheConfig) {
+		c.Limits = authz.NewLimiter(authz.LimiterConfig{Rate: 0.001, Burst: 1, Now: c.Now})
+	})
+	ctx := t.Context()
+	_, release, err := w.Admit(ctx, alice, "sign", "payments")
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	w.news()
+	flood := func(who gateway.Request) {
+		t.Helper()
+		for range 100 {
+			if _, _, err := w.Admit(ctx, who, "sign", "payments"); !errors.Is(err, keys.ErrRateLimited) {
+				t.Fatalf("%v, want ErrRateLimited", err)
+			}
+		}
+	}
+	start := time.Now()
+	flood(alice)
+	recs := w.news()
+	if most := 1 + int(time.Since(start)/time.Second); len(recs) < 1 || len(recs) > most {
+		t.Fatalf("%d records of 100 refusals, want 1 to %d", len(recs), most)
+	}
+	if r := recs[0]; r.Principal != alice.Caller.ID || r.Action != "sign" || r.Key != "payments" || r.Outcome != audit.OutcomeError || r.Reason != "rate_limited" || r.Details != nil {
+		t.Errorf("%+v", r)
+	}
+	w.offset.Add(int64(2 * time.Second))
+	flood(alice)
+	if recs = w.news(); len(recs) == 0 || recs[0].Details["not_recorded"] == "" || recs[0].Details["not_recorded"] == "0" {
+		t.Errorf("%+v", recs)
+	}
+}
