@@ -163,25 +163,37 @@ func TestSecondGateway(t *testing.T) {
 // far.
 func (g *gateway) spied(t *testing.T) func(function string) int {
 	t.Helper()
-	var spy []string
-	for _, place := range []string{"/usr/lib/*/pkcs11-spy.so", "/usr/lib64/pkcs11-spy.so", "/usr/lib/pkcs11-spy.so"} {
-		found, err := filepath.Glob(place)
-		must(t, err)
-		spy = append(spy, found...)
-	}
-	if len(spy) == 0 {
-		t.Fatal("there is no pkcs11-spy.so (Debian: opensc-pkcs11; `make deps` installs it)")
-	}
+	install, err := softhsm.Find()
+	must(t, err)
+	return g.spiedModule(t, install.Module)
+}
+
+func (g *gateway) spiedModule(t *testing.T, module string) func(function string) int {
+	t.Helper()
 	install, err := softhsm.Find()
 	must(t, err)
 	trace := filepath.Join(t.TempDir(), "spy.log")
-	g.edit("keyhole.yaml", `"`+install.Module+`"`, spy[0])
-	g.edit("keyhole.yaml", "module_env:", "module_env:\n  PKCS11SPY: "+install.Module+"\n  PKCS11SPY_OUTPUT: "+trace)
+	g.edit("keyhole.yaml", `"`+install.Module+`"`, library(t, "pkcs11-spy.so"))
+	g.edit("keyhole.yaml", "module_env:", "module_env:\n  PKCS11SPY: "+module+"\n  PKCS11SPY_OUTPUT: "+trace)
 	return func(function string) int {
 		text, err := os.ReadFile(trace)
 		must(t, err)
 		return len(regexp.MustCompile(`(?m)^\d+: `+function+`$`).FindAll(text, -1))
 	}
+}
+
+// library finds a PKCS#11 module where distributions put it.
+func library(t *testing.T, name string) string {
+	t.Helper()
+	for _, place := range []string{"/usr/lib/*/pkcs11/", "/usr/lib/*/", "/usr/lib64/pkcs11/", "/usr/lib64/", "/usr/lib/pkcs11/", "/usr/lib/"} {
+		found, err := filepath.Glob(place + name)
+		must(t, err)
+		if len(found) > 0 {
+			return found[0]
+		}
+	}
+	t.Fatalf("there is no %s; `make deps` installs what the tests need", name)
+	return ""
 }
 
 // A wrong PIN is tried once. A token that counts would lock after a few.
