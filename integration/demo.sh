@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The demonstration behind `make demo`: a gateway from nothing, a signature
-# that openssl checks, a rotation that nobody notices. Needs bin/keyholed,
-# bin/keyhole, softhsm2-util and openssl; leaves nothing behind.
+# that openssl checks, a rotation that nobody notices. Needs keyholed and
+# keyhole in KEYHOLE_BIN (bin), softhsm2-util and openssl; leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH=$PWD/bin:$PATH
+PATH=${KEYHOLE_BIN:-$PWD/bin}:$PATH
 
 dir=$(mktemp -d)
 gateway=
