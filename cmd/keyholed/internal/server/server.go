@@ -56,6 +56,7 @@ func Run(ctx context.Context, c *config.Config, o Options) error {
 }
 
 func run(ctx context.Context, c *config.Config, o Options) (err error) {
+	defer withSlack()()
 	m := metrics.New(o.Version, o.Revision)
 
 	files, err := material.Load(ctx, c, material.Options{Fetch: true, Log: o.Log})
