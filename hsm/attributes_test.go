@@ -99,36 +99,6 @@ func TestAttributes(t *testing.T) {
 	}
 }
 
-// TestReadBack compares an object with templates that it does not fit.
-func TestReadBack(t *testing.T) {
-	t.Parallel()
-	h := start(t, softhsmtest.Start(t))
-	tk := h.tokens["t"]
-	ref := generate(t, h, "read-back.v1", keys.ES256, 0)
-	_, s := raw(t, h)
-	key, err := tk.findKey(&session{h: s}, ref.ID, ref.Algorithm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := template.New(template.Spec{Alg: keys.ES256, Bits: 256, ID: ref.ID[:], Label: ref.Label, Token: true})
-	if err := tk.readBack(&session{h: s}, key, tmpl.Private); err != nil {
-		t.Fatal(err)
-	}
-	for i, a := range tmpl.Private {
-		wrong := bytes.Clone(a.Value)
-		wrong[0] ^= 1
-		changed := append([]*pkcs11.Attribute{}, tmpl.Private...)
-		changed[i] = &pkcs11.Attribute{Type: a.Type, Value: wrong}
-		if err := tk.readBack(&session{h: s}, key, changed); !errors.Is(err, keys.ErrHSM) {
-			t.Errorf("attribute %#x differs: %v", a.Type, err)
-		}
-	}
-	// What the token does not know must not have been asked for.
-	if err := tk.readBack(&session{h: s}, key, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, true)}); err == nil {
-		t.Error("a usage that is not there counts as true")
-	}
-}
-
 func TestCapabilities(t *testing.T) {
 	t.Parallel()
 	h := start(t, softhsmtest.Start(t))

@@ -39,12 +39,17 @@ func BenchmarkRaw(b *testing.B) {
 				bits = 2048
 			}
 			ref := generate(b, h, "raw-"+keys.NewObjectID().String(), alg, bits)
-			p, _ := raw(b, h)
-			slot := h.tokens["t"].slot.Load().slot
+			p, any := raw(b, h)
+			slot := h.tokens["t"].tok.Slot().ID
 			in := input(alg)
 			if alg == keys.RS256 {
 				in = append(make([]byte, 19), in...)
 			}
+			mechanism := []*pkcs11.Mechanism{pkcs11.NewMechanism(map[keys.Algorithm]uint{
+				keys.ES256: pkcs11.CKM_ECDSA, keys.RS256: pkcs11.CKM_RSA_PKCS, keys.HS256: pkcs11.CKM_SHA256_HMAC,
+			}[alg], nil)}
+			class := map[bool]uint{true: pkcs11.CKO_PRIVATE_KEY, false: pkcs11.CKO_SECRET_KEY}[alg.Family().Asymmetric()]
+			key := search(b, p, any, pkcs11.NewAttribute(pkcs11.CKA_ID, ref.ID[:]), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))[0]
 			b.SetParallelism((callers + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0))
 			b.ReportAllocs()
 			b.ResetTimer()
@@ -55,9 +60,8 @@ func BenchmarkRaw(b *testing.B) {
 					return
 				}
 				defer func() { _ = p.CloseSession(s) }()
-				key, err := h.tokens["t"].findKey(&session{h: s}, ref.ID, alg)
 				for err == nil && pb.Next() {
-					if err = p.SignInit(s, signMechanisms[alg], key); err == nil {
+					if err = p.SignInit(s, mechanism, key); err == nil {
 						_, err = p.Sign(s, in)
 					}
 				}

@@ -1,10 +1,11 @@
 package hsm
 
 import (
-	"fmt"
 	"log/slog"
 	"time"
 
+	"keyhole/hsm/internal/mech"
+	"keyhole/hsm/internal/module"
 	"keyhole/keys"
 )
 
@@ -21,9 +22,9 @@ type Config struct {
 
 // Ways in which a token gets the IV of AES-GCM.
 const (
-	GCMIVCaller      = "caller"       // Keyhole makes it (default)
-	GCMIVHSMParam    = "hsm-param"    // the token writes it into the mechanism's parameter (CloudHSM)
-	GCMIVHSMAppended = "hsm-appended" // the token appends it to the ciphertext (Luna in FIPS mode)
+	GCMIVCaller      = mech.IVCaller      // Keyhole makes it (default)
+	GCMIVHSMParam    = mech.IVHSMParam    // the token writes it into the mechanism's parameter (CloudHSM)
+	GCMIVHSMAppended = mech.IVHSMAppended // the token appends it to the ciphertext (Luna in FIPS mode)
 )
 
 // TokenConfig says which token, and how to use it.
@@ -115,5 +116,10 @@ func defaultTo[T comparable](v, d T) T {
 
 // String never shows a PIN.
 func (t TokenConfig) String() string {
-	return fmt.Sprintf("token %q (module %s, label %q, serial %q)", t.Name, t.Module, t.Label, t.Serial)
+	return t.module().String()
+}
+
+// module is the part that says which token.
+func (t TokenConfig) module() module.Config {
+	return module.Config{Name: t.Name, Module: t.Module, Label: t.Label, Serial: t.Serial}
 }

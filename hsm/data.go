@@ -7,6 +7,9 @@ import (
 	"fmt"
 
 	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/mech"
+	"keyhole/hsm/internal/module"
+	"keyhole/hsm/internal/objects"
 	"keyhole/keys"
 )
 
@@ -28,9 +31,8 @@ func (h *HSM) Sign(ctx context.Context, ref keys.Ref, input []byte) ([]byte, err
 		return nil, err
 	}
 	input = bytes.Clone(input) // the call may outlast the caller
-	id := ref.ID
-	return t.do(ctx, func(s *session) ([]byte, error) {
-		return t.use(s, id, o, func(k handle) ([]byte, error) { return t.sign(s, k.key, k.alg, k.bits, input) })
+	return t.do(ctx, func(s *module.Session) ([]byte, error) {
+		return t.objects.Use(s, o, func(k mech.Key) ([]byte, error) { return k.Sign(s, input) })
 	})
 }
 
@@ -54,8 +56,8 @@ func (h *HSM) Verify(ctx context.Context, ref keys.Ref, input, sig []byte) (bool
 	if err := checkInput(ref.Algorithm, input); err != nil {
 		return false, err
 	}
-	if o.pub != nil {
-		return o.pub.Verify(input, sig), nil
+	if o.Public() != nil {
+		return o.Public().Verify(input, sig), nil
 	}
 	mac, err := h.Sign(ctx, ref, input)
 	if err != nil {
@@ -73,28 +75,27 @@ func (h *HSM) Wrap(ctx context.Context, ref keys.Ref, key, aad []byte) (iv, wrap
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(key) == 0 || len(key) > maxDataKey {
-		return nil, nil, keys.Errorf(keys.ErrInvalid, "a data key has 1 to %d bytes, not %d", maxDataKey, len(key))
+	if len(key) == 0 || len(key) > mech.MaxDataKey {
+		return nil, nil, keys.Errorf(keys.ErrInvalid, "a data key has 1 to %d bytes, not %d", mech.MaxDataKey, len(key))
 	}
-	if o.pub != nil {
-		if wrapped, err = o.pub.Encrypt(key); err != nil {
+	if o.Public() != nil {
+		if wrapped, err = o.Public().Encrypt(key); err != nil {
 			return nil, nil, fmt.Errorf("wrapping by %s: %w: %w", ref.Label, keys.ErrHSM, err)
 		}
 		return nil, wrapped, nil
 	}
 	key, aad = bytes.Clone(key), bytes.Clone(aad) // the call may outlast the caller
-	id := ref.ID
-	out, err := t.do(ctx, func(s *session) ([]byte, error) {
+	out, err := t.do(ctx, func(s *module.Session) ([]byte, error) {
 		defer clear(key)
-		return t.use(s, id, o, func(k handle) ([]byte, error) {
-			iv, wrapped, err := t.wrapKey(s, k.key, key, aad)
+		return t.objects.Use(s, o, func(k mech.Key) ([]byte, error) {
+			iv, wrapped, err := k.Wrap(s, t.GCMIV, key, aad)
 			return append(iv, wrapped...), err
 		})
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	n := len(out) - len(key) - gcmTagSize
+	n := len(out) - len(key) - mech.GCMTagSize
 	return out[:n:n], out[n:], nil
 }
 
@@ -105,22 +106,16 @@ func (h *HSM) Unwrap(ctx context.Context, ref keys.Ref, iv, wrapped, aad []byte)
 	if err != nil {
 		return nil, err
 	}
-	if o.pub != nil {
-		if len(iv) != 0 || len(wrapped) != o.pub.Size() {
+	if o.Public() != nil {
+		if len(iv) != 0 || len(wrapped) != o.Public().Size() {
 			return nil, keys.DecryptFailed()
 		}
-	} else if !ivFits(t.GCMIV, iv) || len(wrapped) <= gcmTagSize || len(wrapped) > maxDataKey+gcmTagSize {
+	} else if !mech.IVFits(t.GCMIV, iv) || len(wrapped) <= mech.GCMTagSize || len(wrapped) > mech.MaxDataKey+mech.GCMTagSize {
 		return nil, keys.DecryptFailed()
 	}
 	iv, wrapped, aad = bytes.Clone(iv), bytes.Clone(wrapped), bytes.Clone(aad) // the call may outlast the caller
-	id := ref.ID
-	key, err := t.do(ctx, func(s *session) ([]byte, error) {
-		return t.use(s, id, o, func(k handle) ([]byte, error) {
-			if k.pub != nil {
-				return t.decrypt(s, k.key, oaepMechanism(k.alg), wrapped)
-			}
-			return t.unwrapKey(s, k.key, iv, wrapped, aad)
-		})
+	key, err := t.do(ctx, func(s *module.Session) ([]byte, error) {
+		return t.objects.Use(s, o, func(k mech.Key) ([]byte, error) { return k.Unwrap(s, iv, wrapped, aad) })
 	})
 	if fault.DoesNotOpen(err) {
 		return nil, keys.DecryptFailed()
@@ -141,11 +136,11 @@ func (h *HSM) Random(ctx context.Context, token string, n int) ([]byte, error) {
 	if n < 1 || n > maxRandom {
 		return nil, keys.Errorf(keys.ErrInvalid, "%d random bytes were asked for; ask for 1 to %d", n, maxRandom)
 	}
-	return t.do(ctx, func(s *session) ([]byte, error) { return t.random(s, n) })
+	return t.do(ctx, func(s *module.Session) ([]byte, error) { return mech.Random(s, n) })
 }
 
 // resolve returns the token and the object of ref.
-func (h *HSM) resolve(ref *keys.Ref, purpose keys.Purpose) (*token, *object, error) {
+func (h *HSM) resolve(ref *keys.Ref, purpose keys.Purpose) (*token, *objects.Object, error) {
 	t := h.tokens[ref.Token]
 	switch {
 	case t == nil:
@@ -153,6 +148,6 @@ func (h *HSM) resolve(ref *keys.Ref, purpose keys.Purpose) (*token, *object, err
 	case ref.Algorithm.Purpose() != purpose:
 		return nil, nil, keys.Errorf(keys.ErrWrongPurpose, "keys of %s do not %s", ref.Algorithm, purpose)
 	}
-	o, err := t.object(ref)
+	o, err := t.objects.Object(ref)
 	return t, o, err
 }

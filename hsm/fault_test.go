@@ -45,7 +45,7 @@ func TestHungCall(t *testing.T) {
 	f := newFaulty(t, tok)
 	h := start(t, tok, f.use, func(c *Config) {
 		c.Tokens[0].Sessions, c.Tokens[0].MaxStuck, c.Tokens[0].StuckAfter = 3, 2, time.Millisecond
-		c.Tokens[0].SessionWait = time.Millisecond
+		c.Tokens[0].SessionWait = 250 * time.Millisecond
 	})
 	ref := generate(t, h, "hung.v1", keys.ES256, 0)
 	in := input(keys.ES256)
@@ -73,7 +73,7 @@ func TestHungCall(t *testing.T) {
 	if _, err := h.Random(t.Context(), "", 8); err != nil {
 		t.Errorf("the session that is left: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := h.Sign(ctx, ref, in); !errors.Is(err, keys.ErrTimeout) {
 		t.Errorf("at the deadline: %v, want ErrTimeout", err)
@@ -301,7 +301,7 @@ func TestPINChangedWhileOpen(t *testing.T) {
 	pin = "something else"
 	mu.Unlock()
 	tk := h.tokens["t"]
-	if err := tk.mod.ctx.CloseAllSessions(tk.slot.Load().slot); err != nil {
+	if err := pkcs11.New(f.path).CloseAllSessions(tk.tok.Slot().ID); err != nil {
 		t.Fatal(err)
 	}
 	runHSM(t, h)

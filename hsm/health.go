@@ -6,6 +6,7 @@ import (
 
 	"github.com/sony/gobreaker/v2"
 
+	"keyhole/hsm/internal/probe"
 	"keyhole/keys"
 )
 
@@ -34,18 +35,19 @@ func (h *HSM) Health() []TokenHealth {
 func (t *token) health() TokenHealth {
 	th := TokenHealth{Name: t.Name, SessionsMax: t.Sessions}
 	th.SessionsInUse, th.Stuck = t.pool.Load(time.Now(), t.StuckAfter)
-	canary := t.canary.health(t.now(), t.StuckAfter)
+	down := t.tok.Down()
+	trial, trouble := t.canary.State()
 	switch {
 	case th.Stuck >= t.MaxStuck:
 		th.Hung, th.Detail = true, fmt.Sprintf("%d calls hang since more than %s; restart the process", th.Stuck, t.StuckAfter)
-	case canary.hangs:
+	case longer(trial, t.now(), t.StuckAfter):
 		th.Hung, th.Detail = true, fmt.Sprintf("the canary hangs since more than %s; restart the process", t.StuckAfter)
-	case t.manage.stuck(time.Now()):
+	case longer(t.tok.Managing(), time.Now(), manageStuck):
 		th.Hung, th.Detail = true, fmt.Sprintf("a management operation hangs since more than %s; restart the process", manageStuck)
-	case t.down.Load() != nil:
-		th.Detail = (*t.down.Load()).Error()
-	case canary.trouble != nil:
-		th.Detail = "the canary failed: " + canary.trouble.Error()
+	case down != nil:
+		th.Detail = down.Error()
+	case trouble != nil:
+		th.Detail = "the canary failed: " + trouble.Error()
 	case t.breaker.Load().State() == gobreaker.StateOpen:
 		th.Detail = "not used for a moment after device errors"
 	default:
@@ -54,15 +56,14 @@ func (t *token) health() TokenHealth {
 	return th
 }
 
-type canaryHealth struct {
-	hangs   bool
-	trouble error
-}
+// manageStuck is when a management operation counts as hanging. Generating
+// RSA-4096 takes a slow token tens of seconds.
+const manageStuck = 3 * time.Minute
 
-func (c *canary) health(now time.Time, stuckAfter time.Duration) canaryHealth {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return canaryHealth{hangs: !c.since.IsZero() && now.Sub(c.since) > stuckAfter, trouble: c.trouble}
+// longer reports whether something that began at since, if at all, takes
+// longer than limit.
+func longer(since, now time.Time, limit time.Duration) bool {
+	return !since.IsZero() && now.Sub(since) > limit
 }
 
 // TokenInfo is what Describe says of a token.
@@ -85,17 +86,17 @@ func (h *HSM) Describe() []TokenInfo {
 	all := make([]TokenInfo, len(h.names))
 	for i, name := range h.names {
 		t := h.tokens[name]
-		slot := t.slot.Load()
+		slot := t.tok.Slot()
 		info := TokenInfo{
-			Name: name, Module: t.mod.path, Label: slot.Label, Serial: slot.SerialNumber,
+			Name: name, Module: t.tok.Path(), Label: slot.Label, Serial: slot.SerialNumber,
 			Manufacturer: slot.ManufacturerID, Model: slot.Model,
 			Firmware:     fmt.Sprintf("%d.%d", slot.FirmwareVersion.Major, slot.FirmwareVersion.Minor),
 			Capabilities: map[keys.Algorithm]bool{}, Limits: map[keys.Algorithm]string{},
 		}
-		for alg, limit := range t.limits {
+		for alg, limit := range t.can {
 			info.Capabilities[alg] = limit == nil
 			if limit != nil {
-				info.Limits[alg] = reason(limit)
+				info.Limits[alg] = probe.Reason(limit)
 			}
 		}
 		all[i] = info

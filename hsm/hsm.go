@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/module"
+	"keyhole/hsm/internal/objects"
+	"keyhole/hsm/internal/probe"
 	"keyhole/hsm/internal/workers"
 	"keyhole/keys"
 )
@@ -51,13 +54,10 @@ func openToken(ctx context.Context, c Config, tc TokenConfig) (*token, error) {
 	}
 	done := make(chan result, 1)
 	go func() { // a module may hang
-		m, err := loadModule(tc.Module)
-		if err != nil {
-			done <- result{err: fmt.Errorf("token %q: %w", tc.Name, err)}
-			return
+		t, err := newToken(c, tc)
+		if err == nil {
+			err = t.open(ctx)
 		}
-		t := newToken(c, tc, m)
-		err = t.open(ctx)
 		done <- result{t, err}
 	}()
 	select {
@@ -75,44 +75,38 @@ func openToken(ctx context.Context, c Config, tc TokenConfig) (*token, error) {
 
 // open logs in and probes.
 func (t *token) open(ctx context.Context) error {
-	if err := t.mod.lockAdmin(ctx); err != nil {
+	if err := t.tok.Lock(ctx); err != nil {
 		return err
 	}
-	err := t.openAndProbe()
-	t.mod.unlockAdmin()
+	err := t.openLocked()
+	t.tok.Unlock()
 	if err != nil {
 		return errors.Join(err, t.close())
 	}
-	slot := t.slot.Load()
+	slot := t.tok.Slot()
 	t.log.Info("token open", "label", slot.Label, "serial", slot.SerialNumber, "model", slot.Model,
-		"sessions", t.Sessions, "algorithms", join(t.capabilities()))
+		"sessions", t.Sessions, "algorithms", t.can.String())
 	return nil
 }
 
-// openAndProbe is called with the management lock.
-func (t *token) openAndProbe() error {
-	t.mod.enter()
-	defer t.mod.leave()
-	if err := t.openLocked(); err != nil {
+// openLocked is called with the management lock.
+func (t *token) openLocked() error {
+	if err := t.tok.Open(); err != nil {
 		return err
 	}
-	t.Sessions = sessionsWithin(t.Sessions, t.slot.Load().MaxSessionCount)
-	t.pool = workers.New(workers.Config[session]{
-		Workers: t.Sessions, Queue: queueLength, Wait: t.SessionWait,
-		Release: func(s *session) {
-			t.mod.enter()
-			t.drop(s)
-			t.mod.leave()
-		},
-	})
-	s := &session{}
-	defer t.drop(s)
-	if err := t.probe(s); err != nil {
+	can, curve, err := probe.Run(t.tok, t.GCMIV)
+	if err != nil {
 		return fmt.Errorf("%v: trying what it can do: %w", t.TokenConfig, err)
 	}
-	_, err := t.exec(&t.canary.s, t.chirp)
-	t.canary.end(err)
-	if err != nil {
+	t.can = can
+	t.objects = objects.New(t.tok, t.log, t.GCMIV, curve)
+	t.canary = probe.NewCanary(t.tok, can, t.GCMIV, curve, t.now)
+	t.Sessions = sessionsWithin(t.Sessions, t.tok.Slot().MaxSessionCount)
+	t.pool = workers.New(workers.Config[module.Session]{
+		Workers: t.Sessions, Queue: queueLength, Wait: t.SessionWait, Release: (*module.Session).Close,
+	})
+	// Without a deadline: openToken leaves when it hangs.
+	if err := t.canary.Try(context.Background()); err != nil {
 		return fmt.Errorf("%v: using a key of it: %w", t.TokenConfig, err)
 	}
 	return nil
@@ -159,24 +153,17 @@ func (t *token) close() error {
 			return hangs(err)
 		}
 	}
-	if err := t.mod.lockAdmin(ctx); err != nil {
+	if err := t.tok.Lock(ctx); err != nil {
 		return hangs(err)
 	}
-	defer t.mod.unlockAdmin()
-	if !t.canary.begin(t.now()) {
-		return hangs(errors.New("the canary's"))
+	defer t.tok.Unlock()
+	t.tok.SetDown(t.closed())
+	if t.canary != nil {
+		if err := t.canary.Close(ctx); err != nil {
+			return hangs(err)
+		}
 	}
-	t.setDown(fmt.Errorf("token %q is closed: %w", t.Name, keys.ErrHSM))
-	t.mod.enter()
-	defer t.mod.leave()
-	t.drop(&t.canary.s)
-	t.closeContexts(true)
-	t.mod.mu.Lock()
-	if slot := t.slot.Load(); slot != nil && t.mod.tokens[slot.SerialNumber] == t {
-		delete(t.mod.tokens, slot.SerialNumber)
-	}
-	t.mod.mu.Unlock()
-	t.canary.end(nil)
+	t.tok.Close()
 	return nil
 }
 

@@ -76,12 +76,13 @@ func input(alg keys.Algorithm) []byte {
 func raw(tb testing.TB, h *HSM) (*pkcs11.Ctx, pkcs11.SessionHandle) {
 	tb.Helper()
 	t := h.tokens[h.DefaultToken()]
-	s, err := t.mod.ctx.OpenSession(t.slot.Load().slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	p := pkcs11.New(t.tok.Path()) // the library is loaded once, whatever the number of its users
+	s, err := p.OpenSession(t.tok.Slot().ID, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { _ = t.mod.ctx.CloseSession(s) })
-	return t.mod.ctx, s
+	tb.Cleanup(func() { _ = p.CloseSession(s) })
+	return p, s
 }
 
 // search returns the objects that match.

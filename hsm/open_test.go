@@ -101,8 +101,7 @@ func TestOneTokenOpenTwice(t *testing.T) {
 func TestForeignLoginIsNoPass(t *testing.T) {
 	t.Parallel()
 	tok := softhsmtest.Start(t)
-	keep := start(t, softhsmtest.Start(t)) // holds the module initialised
-	p := keep.tokens["t"].mod.ctx
+	p, _ := raw(t, start(t, softhsmtest.Start(t))) // which holds the module initialised
 	slots, err := p.GetSlotList(true)
 	if err != nil {
 		t.Fatal(err)
@@ -156,40 +155,5 @@ func TestTwoTokensOfOneModule(t *testing.T) {
 	info := h.Describe()
 	if len(info) != 2 || info[0].Serial != a.Serial || info[1].Serial != b.Serial || info[1].Label != b.Label {
 		t.Errorf("%+v", info)
-	}
-}
-
-func TestPick(t *testing.T) {
-	t.Parallel()
-	const ready = pkcs11.CKF_TOKEN_INITIALIZED | pkcs11.CKF_USER_PIN_INITIALIZED
-	slot := func(n uint, label, serial string, flags uint) slotInfo {
-		return slotInfo{n, pkcs11.TokenInfo{Label: label, SerialNumber: serial, Flags: flags}}
-	}
-	found := []slotInfo{
-		slot(0, "a", "1", ready), slot(1, "twin", "2", ready), slot(2, "twin", "3", ready),
-		slot(3, "", "4", 0), slot(4, "no pin", "5", pkcs11.CKF_TOKEN_INITIALIZED),
-	}
-	for _, c := range []struct {
-		label, serial string
-		slot          uint
-		want          error
-		says          string
-	}{
-		{label: "a", slot: 0},
-		{serial: "3", slot: 2},
-		{label: "twin", serial: "2", slot: 1},
-		{label: "twin", want: ErrNoToken, says: "serial number"},
-		{label: "a", serial: "2", want: ErrNoToken, says: `"twin" (serial 3)`},
-		{serial: "4", want: ErrNotInitialised, says: "softhsm2-util"},
-		{serial: "5", want: ErrNotInitialised, says: "user PIN"},
-		{label: "b", want: ErrNoToken, says: "2 that do not answer"},
-	} {
-		got, err := pick(TokenConfig{Label: c.label, Serial: c.serial}, found, 2)
-		if !errors.Is(err, c.want) || err == nil && got.slot != c.slot || err != nil && !strings.Contains(err.Error(), c.says) {
-			t.Errorf("label %q, serial %q: slot %d, %v", c.label, c.serial, got.slot, err)
-		}
-	}
-	if _, err := pick(TokenConfig{Label: "a"}, found[3:4], 0); !errors.Is(err, ErrNoToken) || !strings.Contains(err.Error(), "initialise one") {
-		t.Errorf("only uninitialised tokens: %v", err)
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/mech"
+	"keyhole/hsm/internal/module"
+	"keyhole/hsm/internal/public"
 	"keyhole/hsm/internal/template"
 	"keyhole/keys"
 	"keyhole/softhsm/softhsmtest"
@@ -23,20 +26,13 @@ func TestSessionsClosedBehindItsBack(t *testing.T) {
 	h := start(t, softhsmtest.Start(t))
 	ref := generate(t, h, "closed.v1", keys.ES256, 0)
 	mac := generate(t, h, "closed-mac.v1", keys.HS256, 0)
-	m, slot := h.tokens["t"].mod, h.tokens["t"].slot.Load().slot
+	tok := h.tokens["t"].tok
+	p, _ := raw(t, h)
 	closeAll := func() {
 		// Between two calls: SoftHSM 2.6.1 crashes when a session in use is
 		// closed.
-		if err := m.lockAdmin(t.Context()); err != nil {
+		if err := tok.Alone(t.Context(), func() error { return p.CloseAllSessions(tok.Slot().ID) }); err != nil {
 			t.Fatal(err)
-		}
-		defer m.unlockAdmin()
-		if err := m.pause(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		defer m.resume()
-		if err := m.ctx.CloseAllSessions(slot); err != nil {
-			t.Error(err)
 		}
 	}
 	in := input(keys.ES256)
@@ -141,7 +137,7 @@ func TestForeignObjects(t *testing.T) {
 		}
 	}
 	for range 2 {
-		_, _, err := p.GenerateKeyPair(s, mechanism(template.CKMECEdwardsKeyPairGen, nil),
+		_, _, err := p.GenerateKeyPair(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(template.CKMECEdwardsKeyPairGen, nil)},
 			[]*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, true), attr(pkcs11.CKA_EC_PARAMS, template.EdwardsCurves[0]), attr(pkcs11.CKA_LABEL, "foreign")},
 			[]*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, true), attr(pkcs11.CKA_LABEL, "foreign"), attr(pkcs11.CKA_EXTRACTABLE, true)})
 		if err != nil {
@@ -150,7 +146,9 @@ func TestForeignObjects(t *testing.T) {
 	}
 	for _, alg := range []keys.Algorithm{keys.ES256, keys.EdDSA, keys.HS256, keys.A256GCM} {
 		ref := generate(t, h, string("with-foreign-"+alg+".v1"), alg, 0)
-		h.tokens["t"].forget(ref.ID) // find it among the others
+		if err := p.Logout(s); err != nil { // find it among the others
+			t.Fatal(err)
+		}
 		if err := useOnce(t, h, ref); err != nil {
 			t.Errorf("%s: %v", alg, err)
 		}
@@ -186,30 +184,42 @@ func TestImpostors(t *testing.T) {
 		ref := generate(t, h, string("real-"+alg+".v1"), alg, 0)
 		bits, _ := alg.KeyBits(0)
 		tmpl := template.New(template.Spec{Alg: alg, Bits: bits, ID: ref.ID[:], Label: ref.Label, Token: true, Curve: template.EdwardsCurves[0]})
-		tk := h.tokens["t"]
-		if _, _, err := tk.generateOn(&session{h: s}, tmpl); err != nil {
+		var err error
+		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(tmpl.Mechanism, nil)}
+		if tmpl.Public != nil {
+			_, _, err = p.GenerateKeyPair(s, m, tmpl.Public, tmpl.Private)
+		} else {
+			_, err = p.GenerateKey(s, m, tmpl.Private)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-		tk.forget(ref.ID)
+		if err := p.Logout(s); err != nil { // handles must be found again
+			t.Fatal(err)
+		}
 		if err := useOnce(t, h, ref); !errors.Is(err, keys.ErrHSM) {
 			t.Errorf("%s: two objects with one CKA_ID: %v", alg, err)
 		}
 		// Now only the impostor, which has the right id and label.
-		o, err := newObject(&ref)
-		if err != nil {
-			t.Fatal(err)
-		}
+		key := mech.Key{Alg: alg, Bits: bits}
 		class := uint(pkcs11.CKO_SECRET_KEY)
 		if alg.Family().Asymmetric() {
 			class = pkcs11.CKO_PRIVATE_KEY
+			if key.Public, err = public.Parse(alg, ref.PublicKey); err != nil {
+				t.Fatal(err)
+			}
 		}
+		ms := &module.Session{}
 		for _, k := range search(t, p, s, pkcs11.NewAttribute(pkcs11.CKA_ID, ref.ID[:]), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class)) {
-			if tk.prove(&session{h: s}, handle{key: k, alg: alg, bits: bits, pub: o.pub}, ref.Check) == nil {
+			key.Handle = k
+			_, err := h.tokens["t"].tok.Exec(ms, func(s *module.Session) ([]byte, error) { return nil, key.Prove(s, ref.Check) })
+			if err == nil {
 				if err := p.DestroyObject(s, k); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
+		ms.Close()
 		if n := len(search(t, p, s, pkcs11.NewAttribute(pkcs11.CKA_ID, ref.ID[:]), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))); n != 1 {
 			t.Fatalf("%s: %d impostors", alg, n)
 		}

@@ -3,14 +3,9 @@ package hsm
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"keyhole/keys"
 )
 
 // Pauses between attempts to bring a failed token back.
@@ -18,9 +13,6 @@ const (
 	firstReopen = time.Second
 	lastReopen  = time.Minute
 )
-
-// drainPatience is how long reopening waits for calls under way.
-const drainPatience = 10 * time.Second
 
 // Run tries every token each CanaryInterval, and brings failed ones back:
 // it drains the module, finalises it and opens its tokens anew, with growing
@@ -73,63 +65,10 @@ func (t *token) tryFor(ctx context.Context) error {
 }
 
 // reopen opens the token anew and tries it: alone first, if the module has
-// others, which may be well; else with the whole module. It leaves at ctx's
-// end; what hangs in the module goes on hanging.
+// others; else with the whole module.
 func (t *token) reopen(ctx context.Context, first bool) error {
-	seen := t.mod.currentEpoch()
-	done := make(chan error, 1)
-	go func() { done <- t.mod.reopen(ctx, t, first, seen) }()
-	select {
-	case err := <-done:
-		if err != nil {
-			return err
-		}
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := t.tok.Reopen(ctx, first); err != nil {
+		return err
 	}
 	return t.tryFor(ctx)
-}
-
-// reopen finalises the module and opens its tokens anew, unless somebody else
-// has since epoch seen; or, if gently, only opens t anew where the module has
-// other tokens. It fails without having done anything when a call hangs.
-func (m *module) reopen(ctx context.Context, t *token, gently bool, seen uint64) error {
-	drain, cancel := context.WithTimeout(ctx, drainPatience)
-	defer cancel()
-	if err := m.lockAdmin(drain); err != nil {
-		return err
-	}
-	defer m.unlockAdmin()
-	if m.currentEpoch() != seen {
-		return nil
-	}
-	if err := m.pause(drain); err != nil {
-		return err
-	}
-	defer m.resume()
-	m.mu.Lock()
-	tokens := slices.Collect(maps.Values(m.tokens))
-	m.mu.Unlock()
-	if !slices.Contains(tokens, t) {
-		return fmt.Errorf("token %q is closed: %w", t.Name, keys.ErrHSM)
-	}
-	if gently && len(tokens) > 1 {
-		tokens = []*token{t}
-		_ = m.ctx.CloseAllSessions(t.slot.Load().slot) // of a token that is failing already
-	}
-	for _, t := range tokens {
-		t.closeContexts(true)
-	}
-	var errs []error
-	for _, t := range tokens {
-		err := t.openLocked()
-		t.setDown(err)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		t.resetBreaker()
-		t.log.Warn("token open again")
-	}
-	return errors.Join(errs...)
 }

@@ -1,4 +1,4 @@
-package hsm
+package mech
 
 import (
 	"bytes"
@@ -7,10 +7,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 
-	"github.com/miekg/pkcs11"
-
 	"keyhole/hsm/internal/fault"
-	"keyhole/hsm/internal/public"
+	"keyhole/hsm/internal/module"
 	"keyhole/keys"
 )
 
@@ -32,38 +30,31 @@ var (
 	checkAAD   = []byte("keyhole check value")
 )
 
-// handle is an object that was found, with what it must be.
-type handle struct {
-	key  pkcs11.ObjectHandle
-	alg  keys.Algorithm
-	bits int
-	pub  *public.Key // nil for secret keys
-}
-
-// makeCheck uses a fresh key once in both directions and returns
-// keys.Version.Check for it.
-func (t *token) makeCheck(s *session, h handle, spki []byte) ([]byte, error) {
+// Check uses a fresh key once in both directions and returns
+// keys.Version.Check for it. For mode see Wrap; spki is the encoded public key
+// of key pairs.
+func (k Key) Check(s *module.Session, mode string, spki []byte) ([]byte, error) {
 	var check []byte
-	switch h.alg.Family() {
+	switch k.Alg.Family() {
 	case keys.FamilyAES:
-		iv, wrapped, err := t.wrapKey(s, h.key, checkValue[:], checkAAD)
+		iv, wrapped, err := k.Wrap(s, mode, checkValue[:], checkAAD)
 		if err != nil {
 			return nil, err
 		}
 		check = append(append([]byte{byte(len(iv))}, iv...), wrapped...)
 	case keys.FamilyHMAC:
 		var err error
-		if check, err = t.macCheck(s, h); err != nil {
+		if check, err = k.macCheck(s); err != nil {
 			return nil, err
 		}
 	default:
 		check = keys.PublicKeyCheck(spki)
 	}
-	return check, t.prove(s, h, check)
+	return check, k.Prove(s, check)
 }
 
-func (t *token) macCheck(s *session, h handle) ([]byte, error) {
-	mac, err := t.sign(s, h.key, h.alg, h.bits, checkLabel)
+func (k Key) macCheck(s *module.Session) ([]byte, error) {
+	mac, err := k.Sign(s, checkLabel)
 	if err != nil {
 		return nil, err
 	}
@@ -71,18 +62,18 @@ func (t *token) macCheck(s *session, h handle) ([]byte, error) {
 	return sum[:], nil
 }
 
-// prove uses the key once to show that it is the private half of h.pub, or
+// Prove uses the key once to show that it is the private half of k.Public, or
 // the secret key that check was made by. The error is fault.ErrIdentity if it is
 // not.
-func (t *token) prove(s *session, h handle, check []byte) error {
+func (k Key) Prove(s *module.Session, check []byte) error {
 	proved := false
-	switch h.alg.Family() {
+	switch k.Alg.Family() {
 	case keys.FamilyAES:
 		iv, wrapped, ok := splitCheck(check)
 		if !ok {
 			break
 		}
-		value, err := t.unwrapKey(s, h.key, iv, wrapped, checkAAD)
+		value, err := k.Unwrap(s, iv, wrapped, checkAAD)
 		if fault.DoesNotOpen(err) {
 			break // it was made by another key
 		}
@@ -91,47 +82,47 @@ func (t *token) prove(s *session, h handle, check []byte) error {
 		}
 		proved = bytes.Equal(value, checkValue[:])
 	case keys.FamilyHMAC:
-		got, err := t.macCheck(s, h)
+		got, err := k.macCheck(s)
 		if err != nil {
 			return err
 		}
 		proved = hmac.Equal(got, check)
 	case keys.FamilyRSA:
-		if h.alg.Purpose() == keys.PurposeEncrypt {
-			return t.proveDecrypt(s, h)
+		if k.Alg.Purpose() == keys.PurposeEncrypt {
+			return k.proveDecrypt(s)
 		}
 		fallthrough
 	default:
 		// A random digest, so that the signature is of no use to anybody.
 		input := make([]byte, sha256.Size)
-		if h.alg.TakesDigest() {
-			input = make([]byte, h.alg.Hash().Size())
+		if k.Alg.TakesDigest() {
+			input = make([]byte, k.Alg.Hash().Size())
 		}
 		rand.Read(input) // never fails (Go 1.24)
-		sig, err := t.sign(s, h.key, h.alg, h.bits, input)
+		sig, err := k.Sign(s, input)
 		if err != nil {
 			return err
 		}
-		proved = h.pub.Verify(input, sig)
+		proved = k.Public.Verify(input, sig)
 	}
 	if !proved {
-		return fmt.Errorf("a key of %s: %w", h.alg, fault.ErrIdentity)
+		return fmt.Errorf("a key of %s: %w", k.Alg, fault.ErrIdentity)
 	}
 	return nil
 }
 
-func (t *token) proveDecrypt(s *session, h handle) error {
+func (k Key) proveDecrypt(s *module.Session) error {
 	want := keys.NewDataKey()
-	wrapped, err := h.pub.Encrypt(want)
+	wrapped, err := k.Public.Encrypt(want)
 	if err != nil {
 		return err
 	}
-	got, err := t.decrypt(s, h.key, oaepMechanism(h.alg), wrapped)
+	got, err := k.Unwrap(s, nil, wrapped, nil)
 	if err != nil && !fault.DoesNotOpen(err) {
 		return err
 	}
 	if !bytes.Equal(got, want) {
-		return fmt.Errorf("a key of %s: %w", h.alg, fault.ErrIdentity)
+		return fmt.Errorf("a key of %s: %w", k.Alg, fault.ErrIdentity)
 	}
 	return nil
 }
@@ -139,7 +130,7 @@ func (t *token) proveDecrypt(s *session, h handle) error {
 // splitCheck reads the check value of an AES key: the length of the IV, the
 // IV, the wrapped checkValue.
 func splitCheck(check []byte) (iv, wrapped []byte, ok bool) {
-	if len(check) == 0 || int(check[0]) != gcmIVSize && int(check[0]) != maxGCMIV || len(check) != 1+int(check[0])+len(checkValue)+gcmTagSize {
+	if len(check) == 0 || int(check[0]) != gcmIVSize && int(check[0]) != maxGCMIV || len(check) != 1+int(check[0])+len(checkValue)+GCMTagSize {
 		return nil, nil, false
 	}
 	return check[1 : 1+check[0]], check[1+check[0]:], true

@@ -1,8 +1,23 @@
-package hsm
+// Package module owns the PKCS#11 libraries of the process, the logins to their
+// tokens, and the sessions that calls run on.
+//
+// A library is a thing of the whole process: one C_Initialize, one login per
+// token. So there is one module value per file, shared by all tokens in it;
+// whoever is in C is counted, so that a failed module can be drained,
+// finalised and reopened under its users.
+//
+// # Generations
+//
+// Sessions and object handles are good for one login of one token, its
+// generation. A session is opened, asked whether it is logged in, and only
+// then given the token's generation; a login first raises the generation. So
+// a session never carries a generation that is newer than its login, and a
+// handle that is used only over sessions of its own generation is never one
+// that the token gave to something else after a reset.
+package module
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -28,7 +43,7 @@ type module struct {
 
 	mu       sync.Mutex
 	epoch    uint64            // grows with every C_Finalize
-	tokens   map[string]*token // open ones, by serial number
+	tokens   map[string]*Token // open ones, by serial number
 	refused  map[string]bool   // serial numbers whose PIN was refused
 	contexts int               // crypto11 contexts; the last one to go finalises the module
 	inside   int               // goroutines that are in, or about to enter, C
@@ -43,14 +58,14 @@ var modules = struct {
 	byPath map[string]*module
 }{byPath: map[string]*module{}}
 
-// loadModule returns the library at path. The error is ErrNoModule.
-func loadModule(path string) (*module, error) {
+// load returns the library at path. The error is fault.ErrNoModule.
+func load(path string) (*module, error) {
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return nil, fmt.Errorf("module %s: %w: %w", path, ErrNoModule, err)
+		return nil, fmt.Errorf("module %s: %w: %w", path, fault.ErrNoModule, err)
 	}
 	if resolved, err = filepath.Abs(resolved); err != nil {
-		return nil, fmt.Errorf("module %s: %w: %w", path, ErrNoModule, err)
+		return nil, fmt.Errorf("module %s: %w: %w", path, fault.ErrNoModule, err)
 	}
 	modules.Lock()
 	defer modules.Unlock()
@@ -59,11 +74,11 @@ func loadModule(path string) (*module, error) {
 	}
 	ctx := pkcs11.New(resolved)
 	if ctx == nil {
-		return nil, fmt.Errorf("%s is no shared library with C_GetFunctionList, or a library that it needs is missing: %w", resolved, ErrNoModule)
+		return nil, fmt.Errorf("%s is no shared library with C_GetFunctionList, or a library that it needs is missing: %w", resolved, fault.ErrNoModule)
 	}
 	m := &module{
 		path: resolved, ctx: ctx, admin: make(chan struct{}, 1),
-		tokens: map[string]*token{}, refused: map[string]bool{},
+		tokens: map[string]*Token{}, refused: map[string]bool{},
 	}
 	modules.byPath[resolved] = m
 	return m, nil
@@ -139,43 +154,4 @@ func (m *module) currentEpoch() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.epoch
-}
-
-// slotInfo is what a token says of itself.
-type slotInfo struct {
-	slot uint
-	pkcs11.TokenInfo
-}
-
-// survey lists the tokens that are present. A slot that does not answer is
-// left out; skipped says how many were.
-func (m *module) survey() (found []slotInfo, skipped int, err error) {
-	slots, err := m.ctx.GetSlotList(true)
-	if err != nil {
-		return nil, 0, fault.Wrap(fault.OpSlotList, err)
-	}
-	for _, slot := range slots {
-		info, err := m.ctx.GetTokenInfo(slot)
-		if err != nil {
-			skipped++
-			continue
-		}
-		found = append(found, slotInfo{slot, info})
-	}
-	return found, skipped, nil
-}
-
-// surveyClosed is survey while nobody holds the module initialised.
-func (m *module) surveyClosed() (found []slotInfo, skipped int, err error) {
-	err = m.ctx.Initialize()
-	if err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
-		return nil, 0, fault.Wrap(fault.OpInitialize, err)
-	}
-	found, skipped, surveyErr := m.survey()
-	if err == nil {
-		if err := fault.Wrap(fault.OpFinalize, m.ctx.Finalize()); err != nil {
-			return nil, 0, errors.Join(surveyErr, err)
-		}
-	}
-	return found, skipped, surveyErr
 }

@@ -1,4 +1,4 @@
-package hsm
+package module
 
 import (
 	"errors"
@@ -25,7 +25,6 @@ func (m *module) newContext(c *crypto11.Config) (_ *crypto11.Context, err error)
 	c.Path = m.path
 	c.MaxSessions = 2                    // one that holds the login, one to work with; the default is 1024
 	c.PoolWaitTimeout = 30 * time.Second // the default waits for ever
-	c.GCMIVLength = gcmIVSize            // the default is 16
 	ctx, err := crypto11.Configure(c)
 	if err != nil {
 		return nil, err
@@ -57,7 +56,7 @@ func (m *module) users() int {
 // anchor initialises the module by a context that does not log in, so that
 // its tokens can be looked at first. When that fails the error says what the
 // module has.
-func (m *module) anchor(t TokenConfig) (*crypto11.Context, error) {
+func (m *module) anchor(t Config) (*crypto11.Context, error) {
 	c := &crypto11.Config{LoginNotSupported: true, TokenSerial: t.Serial}
 	if t.Serial == "" {
 		c.TokenLabel = t.Label
@@ -79,4 +78,37 @@ func (m *module) anchor(t TokenConfig) (*crypto11.Context, error) {
 		return nil, pickErr
 	}
 	return nil, fmt.Errorf("%v: %w", t, fault.Wrap(fault.OpInitialize, err))
+}
+
+// survey lists the tokens that are present. A slot that does not answer is
+// left out; skipped says how many were.
+func (m *module) survey() (found []Slot, skipped int, err error) {
+	slots, err := m.ctx.GetSlotList(true)
+	if err != nil {
+		return nil, 0, fault.Wrap(fault.OpSlotList, err)
+	}
+	for _, slot := range slots {
+		info, err := m.ctx.GetTokenInfo(slot)
+		if err != nil {
+			skipped++
+			continue
+		}
+		found = append(found, Slot{slot, info})
+	}
+	return found, skipped, nil
+}
+
+// surveyClosed is survey while nobody holds the module initialised.
+func (m *module) surveyClosed() (found []Slot, skipped int, err error) {
+	err = m.ctx.Initialize()
+	if err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+		return nil, 0, fault.Wrap(fault.OpInitialize, err)
+	}
+	found, skipped, surveyErr := m.survey()
+	if err == nil {
+		if err := fault.Wrap(fault.OpFinalize, m.ctx.Finalize()); err != nil {
+			return nil, 0, errors.Join(surveyErr, err)
+		}
+	}
+	return found, skipped, surveyErr
 }

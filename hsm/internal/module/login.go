@@ -1,0 +1,106 @@
+package module
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThalesGroup/crypto11"
+	"github.com/miekg/pkcs11"
+
+	"keyhole/hsm/internal/fault"
+	"keyhole/keys"
+)
+
+// login logs in again, unless somebody else has since generation seen. The
+// caller is inside the module and holds a session that is not logged in.
+func (t *Token) login(seen uint64) error {
+	t.loginMu.Lock()
+	defer t.loginMu.Unlock()
+	if t.gen.Load() != seen {
+		return nil
+	}
+	t.gen.Add(1) // before the login: see the package comment
+	err := t.configure()
+	switch {
+	case err == nil:
+		t.cfg.Log.Warn("the login was lost and is made anew")
+	case errors.Is(err, fault.ErrPIN):
+		t.SetDown(err)
+		t.cfg.Log.Error("login refused", "err", err)
+	}
+	return err
+}
+
+// renew replaces the crypto11 context.
+func (t *Token) renew() error {
+	t.loginMu.Lock()
+	defer t.loginMu.Unlock()
+	t.gen.Add(1)
+	return t.configure()
+}
+
+// configure makes a crypto11 context, which logs in: at most one attempt.
+func (t *Token) configure() error {
+	m, slot := t.mod, t.slot.Load()
+	m.mu.Lock()
+	refused := m.refused[slot.SerialNumber]
+	m.mu.Unlock()
+	if refused {
+		return fmt.Errorf("%v: this process has tried a PIN that was refused, and tries none again: correct the PIN and restart: %w", t.cfg, fault.ErrPIN)
+	}
+	info, err := m.ctx.GetTokenInfo(slot.ID)
+	if err != nil {
+		return fault.Wrap(fault.OpTokenInfo, err)
+	}
+	if err := checkPINFlags(info.Flags); err != nil {
+		return fmt.Errorf("%v: %w", t.cfg, err)
+	}
+	if info.Flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0 {
+		t.cfg.Log.Warn("a wrong PIN was given to this token before")
+	}
+	pin, err := t.cfg.PIN()
+	if err != nil {
+		return fmt.Errorf("%v: reading the PIN: %w: %w", t.cfg, keys.ErrHSM, err)
+	}
+	number := int(slot.ID)
+	start := time.Now()
+	c, err := m.newContext(&crypto11.Config{SlotNumber: &number, Pin: string(pin)})
+	clear(pin)
+	if err := t.note(fault.OpLogin, start, err); err != nil {
+		if fault.Of(err) != fault.PIN {
+			return fmt.Errorf("%v: %w", t.cfg, err)
+		}
+		m.mu.Lock()
+		m.refused[slot.SerialNumber] = true
+		m.mu.Unlock()
+		return fmt.Errorf("%v: one login was tried (%s), and none will be again by this process: correct the PIN and restart: %w", t.cfg, fault.Result(err), fault.ErrPIN)
+	}
+	t.contexts.mu.Lock()
+	if t.contexts.current != nil {
+		t.contexts.old = append(t.contexts.old, t.contexts.current)
+	}
+	t.contexts.current = c
+	t.contexts.mu.Unlock()
+	return nil
+}
+
+// logout ends a login that other code of this process has left: a token that
+// is logged in takes any PIN for the right one.
+func (t *Token) logout() error {
+	slot := t.slot.Load().ID
+	h, err := t.mod.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+	if err != nil {
+		return fault.Wrap(fault.OpOpenSession, err)
+	}
+	defer func() { _ = t.mod.ctx.CloseSession(h) }() // it was for one question
+	info, err := t.mod.ctx.GetSessionInfo(h)
+	if err != nil {
+		return fault.Wrap(fault.OpSessionInfo, err)
+	}
+	if info.State == pkcs11.CKS_RO_PUBLIC_SESSION || info.State == pkcs11.CKS_RW_PUBLIC_SESSION {
+		return nil
+	}
+	t.cfg.Log.Warn("other code of this process is logged in to the token; it is logged out")
+	return fault.Wrap(fault.OpLogin, t.mod.ctx.Logout(h))
+}

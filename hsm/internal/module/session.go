@@ -1,0 +1,174 @@
+package module
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"keyhole/hsm/internal/fault"
+	"keyhole/keys"
+)
+
+// Session is one PKCS#11 session. It belongs to one goroutine at a time. The
+// zero value is a read-only one that Exec opens when it is first needed.
+type Session struct {
+	RW bool // read-write: for making and destroying token objects
+
+	t     *Token // whose it is, once it was opened
+	h     pkcs11.SessionHandle
+	open  bool
+	gen   uint64 // the token's generation; see the package comment
+	epoch uint64 // the module's; handles of an earlier one are nobody's
+}
+
+// Ctx is the library, to be called with Handle.
+func (s *Session) Ctx() *pkcs11.Ctx { return s.t.mod.ctx }
+
+// Handle is the session's.
+func (s *Session) Handle() pkcs11.SessionHandle { return s.h }
+
+// Generation is what handles that were found over s are good for.
+func (s *Session) Generation() uint64 { return s.gen }
+
+// Exec runs op over s, and repairs a session, handle or login that turns out
+// to be bad, each once. op must be good for repetition.
+func (t *Token) Exec(s *Session, op func(*Session) ([]byte, error)) (out []byte, err error) {
+	t.mod.enter()
+	defer t.mod.leave()
+	if down := t.down.Load(); down != nil {
+		return nil, *down
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			s.Drop()
+			out, err = nil, fmt.Errorf("panic in a PKCS#11 call: %v: %w", r, keys.ErrHSM)
+		}
+	}()
+	var repaired [fault.Device + 1]bool
+	for {
+		if err = t.Ready(s); err == nil {
+			if out, err = op(s); err == nil {
+				return out, nil
+			}
+		}
+		// After an error the session may hold an unfinished operation.
+		s.Drop()
+		c := fault.Of(err)
+		if repaired[c] || c != fault.Session && c != fault.Handle && c != fault.Login {
+			return nil, err
+		}
+		repaired[c] = true
+	}
+}
+
+// Inside runs f, which calls into the module and is not run by Exec.
+func (t *Token) Inside(f func() error) error {
+	t.mod.enter()
+	defer t.mod.leave()
+	return f()
+}
+
+// Ready makes s a logged-in session of the token's present generation. The
+// caller is inside the module.
+func (t *Token) Ready(s *Session) error {
+	if s.open && s.gen == t.gen.Load() {
+		return nil
+	}
+	s.Drop()
+	flags := uint(pkcs11.CKF_SERIAL_SESSION)
+	if s.RW {
+		flags |= pkcs11.CKF_RW_SESSION
+	}
+	start := time.Now()
+	h, err := t.mod.ctx.OpenSession(t.slot.Load().ID, flags)
+	if err := t.note(fault.OpOpenSession, start, err); err != nil {
+		return err
+	}
+	s.t, s.h, s.open, s.epoch = t, h, true, t.mod.currentEpoch()
+	for range 2 {
+		seen := t.gen.Load()
+		info, err := t.mod.ctx.GetSessionInfo(h)
+		if err != nil {
+			s.Drop()
+			return fault.Wrap(fault.OpSessionInfo, err)
+		}
+		if info.State == pkcs11.CKS_RO_USER_FUNCTIONS || info.State == pkcs11.CKS_RW_USER_FUNCTIONS {
+			s.gen = t.gen.Load() // after the look at the state: see the package comment
+			return nil
+		}
+		if err := t.login(seen); err != nil {
+			s.Drop()
+			return err
+		}
+	}
+	s.Drop()
+	return fault.Wrap(fault.OpLogin, pkcs11.Error(pkcs11.CKR_USER_NOT_LOGGED_IN))
+}
+
+// Drop closes s, which may be made ready again. The caller is inside the
+// module. A session of an earlier epoch is only forgotten: its handle may be
+// somebody else's by now.
+func (s *Session) Drop() {
+	if s.open && s.epoch == s.t.mod.currentEpoch() {
+		_ = s.t.mod.ctx.CloseSession(s.h) // it is given up, whatever the answer
+	}
+	s.open = false
+}
+
+// Close is Drop for whoever is not inside the module.
+func (s *Session) Close() {
+	if s.t == nil {
+		return
+	}
+	s.t.mod.enter()
+	defer s.t.mod.leave()
+	s.Drop()
+}
+
+// Note reports an operation to Observe and returns err as a *fault.Error.
+func (s *Session) Note(op string, start time.Time, err error) error { return s.t.note(op, start, err) }
+
+func (t *Token) note(op string, start time.Time, err error) error {
+	err = fault.Wrap(op, err)
+	t.cfg.Observe(strings.TrimSuffix(op, "Init"), t.cfg.Name, fault.Result(err), time.Since(start))
+	return err
+}
+
+// Find returns the objects that match, at most limit of them.
+func (s *Session) Find(limit int, match ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	start := time.Now()
+	found, err := s.search(limit, match)
+	return found, s.Note(fault.OpFind, start, err)
+}
+
+func (s *Session) search(limit int, match []*pkcs11.Attribute) (found []pkcs11.ObjectHandle, err error) {
+	ctx := s.t.mod.ctx
+	if err := ctx.FindObjectsInit(s.h, match); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, ctx.FindObjectsFinal(s.h)) }()
+	for len(found) < limit {
+		more, _, err := ctx.FindObjects(s.h, limit-len(found))
+		if err != nil {
+			return nil, err
+		}
+		if len(more) == 0 {
+			break
+		}
+		found = append(found, more...)
+	}
+	return found, nil
+}
+
+// Attribute reads one attribute. Attributes are read one by one: a token that
+// lacks one of several fails them all.
+func (s *Session) Attribute(o pkcs11.ObjectHandle, attribute uint) ([]byte, error) {
+	got, err := s.t.mod.ctx.GetAttributeValue(s.h, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, nil)})
+	if err != nil {
+		return nil, fault.Wrap(fault.OpAttributes, err)
+	}
+	return got[0].Value, nil
+}

@@ -1,0 +1,90 @@
+package objects
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/module"
+	"keyhole/keys"
+)
+
+// Destroy removes the objects of ref, known by CKA_ID and label, and checks
+// that they are gone. It is idempotent: nil when there are none. An object
+// that has the id but another label is left alone, and is an error.
+func (k *Keys) Destroy(s *module.Session, ref *keys.Ref) error {
+	k.known.Delete(ref.ID)
+	return again(func() error {
+		foreign := 0
+		objects, err := keysByID(s, ref.ID)
+		if err != nil {
+			return err
+		}
+		for _, o := range objects {
+			label, err := s.Attribute(o, pkcs11.CKA_LABEL)
+			if err != nil {
+				return err
+			}
+			if string(label) != ref.Label {
+				foreign++
+				continue
+			}
+			start := time.Now()
+			if err := s.Note(fault.OpDestroy, start, s.Ctx().DestroyObject(s.Handle(), o)); err != nil {
+				return err
+			}
+		}
+		left, err := keysByID(s, ref.ID)
+		switch {
+		case err != nil:
+			return err
+		case foreign > 0:
+			return fmt.Errorf("token %q has %d objects with the CKA_ID of %s but another label; they are left alone: %w", k.token, foreign, ref.Label, keys.ErrHSM)
+		case len(left) > 0:
+			return fmt.Errorf("token %q still has %d objects of %s after destroying them: %w", k.token, len(left), ref.Label, keys.ErrHSM)
+		}
+		return nil
+	})
+}
+
+// maxByID bounds a search by id; more than a pair is an accident already.
+const maxByID = 64
+
+// keysByID returns the key objects with an id. Certificates and data that
+// carry it too are not Keyhole's.
+func keysByID(s *module.Session, id keys.ObjectID) ([]pkcs11.ObjectHandle, error) {
+	var all []pkcs11.ObjectHandle
+	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY, pkcs11.CKO_SECRET_KEY} {
+		found, err := s.Find(maxByID,
+			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+			pkcs11.NewAttribute(pkcs11.CKA_CLASS, class),
+			pkcs11.NewAttribute(pkcs11.CKA_ID, id[:]))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// Making and destroying objects is repeated on CKR_GENERAL_ERROR: SoftHSM 2.6.1
+// answers it when another process makes or destroys objects meanwhile.
+const (
+	manageAttempts = 5
+	managePause    = 20 * time.Millisecond
+)
+
+// again repeats f while the token answers CKR_GENERAL_ERROR.
+func again(f func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := f()
+		var e *fault.Error
+		if attempt == manageAttempts || !errors.As(err, &e) || e.Code != pkcs11.CKR_GENERAL_ERROR {
+			return err
+		}
+		time.Sleep(time.Duration(attempt) * managePause)
+	}
+}
