@@ -274,8 +274,11 @@ func (l *ledger) checkKeys(t *testing.T, g *gateway) {
 // checkToken holds the token's objects against the versions. SoftHSM writes
 // an object attribute by attribute, so that one that it was killed over may
 // have no name yet. Such a thing is nobody's; there is one per kill at most.
+//
+// Under heavy load pkcs11-tool was seen to show an object of another process
+// without its label, so a list that does not fit is read a second time.
 func (l *ledger) checkToken(t *testing.T, g *gateway, kills int) {
-	want, nameless := map[object]int{}, 0
+	versions := map[object]int{}
 	for k, err := range g.as(admin).Keys(t.Context()) {
 		must(t, err)
 		for _, v := range k.Versions {
@@ -287,11 +290,24 @@ func (l *ledger) checkToken(t *testing.T, g *gateway, kills int) {
 				kinds = []string{"Secret Key"}
 			}
 			for _, kind := range kinds {
-				want[object{kind: kind, label: v.KeyID, id: v.HSM.CKAID}]++
+				versions[object{kind: kind, label: v.KeyID, id: v.HSM.CKAID}]++
 			}
 		}
 	}
-	for _, o := range g.objects(t) {
+	wrong := compareToken(versions, g.objects(t), kills)
+	if len(wrong) > 0 {
+		t.Logf("the token's list does not fit, and is read again: %s", strings.Join(wrong, "; "))
+		wrong = compareToken(versions, g.objects(t), kills)
+	}
+	for _, w := range wrong {
+		t.Error(w)
+	}
+}
+
+// compareToken says what is wrong with the objects on a token.
+func compareToken(versions map[object]int, objects []object, kills int) (wrong []string) {
+	want, nameless := maps.Clone(versions), 0
+	for _, o := range objects {
 		if o.id == "" && o.label == "" {
 			nameless++
 			continue
@@ -301,14 +317,15 @@ func (l *ledger) checkToken(t *testing.T, g *gateway, kills int) {
 	for o, n := range want {
 		switch {
 		case n > 0:
-			t.Errorf("%s %s (%s) is not on the token", o.kind, o.label, o.id)
+			wrong = append(wrong, fmt.Sprintf("%s %s (%s) is not on the token", o.kind, o.label, o.id))
 		case n < 0:
-			t.Errorf("%s %s (%s) is on the token and no version's", o.kind, o.label, o.id)
+			wrong = append(wrong, fmt.Sprintf("%s %s (%s) is on the token and no version's", o.kind, o.label, o.id))
 		}
 	}
 	if nameless > kills {
-		t.Errorf("%d kills left %d nameless objects on the token", kills, nameless)
+		wrong = append(wrong, fmt.Sprintf("%d kills left %d nameless objects on the token", kills, nameless))
 	}
+	return wrong
 }
 
 // checkWork verifies and opens what was made in between crashes, one of each
