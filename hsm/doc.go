@@ -1,6 +1,20 @@
 // Package hsm is all of Keyhole's cgo: the PKCS#11 layer. It makes, uses and
 // destroys keys that live in tokens and never leave them.
 //
+// This package is what the rest of Keyhole calls: Open, the data plane
+// (data.go), the management plane (manage.go), and Run and Health. It gives
+// each configured token its pool of workers, its circuit breaker and its
+// canary. What is below it, each package importing only those before it:
+//
+//	workers   runs calls that cannot be cancelled, for callers who can leave
+//	public    public keys, in software
+//	template  the attributes of keys, and why
+//	fault     judges what PKCS#11 functions return
+//	module    owns libraries, logins, sessions; repairs and reopens them
+//	mech      one call each: sign, wrap, unwrap, generate, ...; proves keys
+//	objects   finds, makes and destroys the keys on a token
+//	probe     shows what a token can do, and that it still can
+//
 // # Two libraries, one owner
 //
 // crypto11 loads the module, calls C_Initialize, logs in and generates keys
@@ -8,34 +22,28 @@
 // encrypt, decrypt, random (the data plane), and what crypto11 lacks:
 // Ed25519, searches by CKA_ID, attribute read-back, destruction by id, and
 // sessions that are dropped after an error. A PKCS#11 module is a thing of
-// the whole process: one C_Initialize, one login per token. So there is one
-// module value per file, shared by every HSM of the process, which can drain,
-// finalise and reopen it, with all its tokens.
+// the whole process, so package module owns both libraries' view of it.
 //
-// # Generations
+// # Which key
 //
-// Sessions and object handles are good for one login of one token, its
-// generation. A worker opens its session, asks whether the session is logged
-// in, and only then reads the generation; a login first raises the
-// generation. A handle is used only over a session of the handle's own
-// generation, and is otherwise found again by CKA_ID, exactly one match, and
-// proved against the version's public key or check value before its first
-// use. So a token that reuses handle numbers after a reset cannot make
-// Keyhole sign with another key.
+// A handle is used only over a session of the login that it was found in, and
+// is otherwise found again by CKA_ID, exactly one match, and proved against
+// the version's public key or check value before its first use. So a token
+// that reuses handle numbers after a reset cannot make Keyhole sign with
+// another key. See package module for how logins are told apart.
 //
 // # Calls that hang
 //
-// A C call cannot be cancelled. It runs on a worker that owns a session
-// (package workers); the caller leaves at its deadline and the worker stays
-// with the call. When too many hang, Health says not ready: only a restart of
-// the process helps.
+// A C call cannot be cancelled. It runs on a worker that owns a session; the
+// caller leaves at its deadline and the worker stays with the call. When too
+// many hang, Health says not ready: only a restart of the process helps.
 //
 // # Errors
 //
-// Package fault is the one place that judges CKR codes: the caller's fault, a bad
-// session, a stale handle, a lost login, a failed device. Sessions, handles
-// and logins are repaired within the call, once each. Device failures open a
-// circuit breaker; Run then finalises and reopens the module.
+// Errors are the caller's fault, or that of a bad session, a stale handle, a
+// lost login, a failed device. Sessions, handles and logins are repaired
+// within the call, once each. Device failures open the circuit breaker; Run
+// then finalises and reopens the module.
 //
 // A PIN that a token refused is never tried again by this process, whatever
 // is opened anew: three such attempts would lock the partition.

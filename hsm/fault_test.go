@@ -214,6 +214,18 @@ func TestOneRepair(t *testing.T) {
 	}
 }
 
+// TestOpenWhileAnotherProcessMakesKeys: SoftHSM then answers so.
+func TestOpenWhileAnotherProcessMakesKeys(t *testing.T) {
+	t.Parallel()
+	tok := softhsmtest.Start(t)
+	f := newFaulty(t, tok)
+	f.fail(fnInitialize, pkcs11.CKR_GENERAL_ERROR, 2)
+	start(t, tok, f.use)
+	if got := f.calls(fnInitialize); got != 3 {
+		t.Errorf("%d attempts to initialise, want 3", got)
+	}
+}
+
 func TestNoMoreSessions(t *testing.T) {
 	t.Parallel()
 	tok := softhsmtest.Start(t)
@@ -317,6 +329,36 @@ func TestPINChangedWhileOpen(t *testing.T) {
 	if got := h.Health()[0]; got.Ready || !strings.Contains(got.Detail, "PIN") {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestCloseWaitsForTheCanary ends Run while a trial is in C: Run leaves it
+// there, and Close must not take it for one that hangs.
+func TestCloseWaitsForTheCanary(t *testing.T) {
+	t.Parallel()
+	tok := softhsmtest.Start(t)
+	f := newFaulty(t, tok)
+	h := start(t, tok, f.use, func(c *Config) { c.Tokens[0].CanaryInterval = time.Millisecond })
+	f.stall(fnSign)
+	t.Cleanup(func() { f.release(fnSign) })
+	signs := f.calls(fnSign)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := h.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	eventually(t, "the canary is in C", func() bool { return f.calls(fnSign) > signs })
+	cancel()
+	wg.Wait()
+	wg.Go(func() {
+		if err := h.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	eventually(t, "Close has begun", func() bool { return h.tokens["t"].tok.Down() != nil })
+	f.release(fnSign)
+	wg.Wait()
 }
 
 // TestGenerateCleansUp fails each step of a generation once.

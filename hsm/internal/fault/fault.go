@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -181,4 +182,24 @@ func Ended(ctx context.Context) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", keys.ErrTimeout, context.DeadlineExceeded)
+}
+
+// Limits of Again.
+const (
+	attempts = 5
+	pause    = 20 * time.Millisecond
+)
+
+// Again repeats f, a few times, while it fails by CKR_GENERAL_ERROR. It is for
+// opening a module and for making and destroying objects: SoftHSM 2.6.1 answers
+// that when another process makes or destroys objects meanwhile.
+func Again(f func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := f()
+		var e *Error
+		if attempt == attempts || !errors.As(err, &e) || e.Code != pkcs11.CKR_GENERAL_ERROR {
+			return err
+		}
+		time.Sleep(time.Duration(attempt) * pause)
+	}
 }

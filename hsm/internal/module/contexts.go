@@ -61,13 +61,18 @@ func (m *module) anchor(t Config) (*crypto11.Context, error) {
 	if t.Serial == "" {
 		c.TokenLabel = t.Label
 	}
-	anchor, err := m.newContext(c)
+	var anchor *crypto11.Context
+	err := fault.Again(func() (err error) {
+		if anchor, err = m.newContext(c); errors.As(err, new(pkcs11.Error)) {
+			return fault.Wrap(fault.OpInitialize, err)
+		}
+		return err
+	})
 	if err == nil {
 		return anchor, nil
 	}
-	var code pkcs11.Error
-	if errors.As(err, &code) {
-		return nil, fmt.Errorf("%v: %w", t, fault.Wrap(fault.OpInitialize, err))
+	if errors.As(err, new(*fault.Error)) {
+		return nil, fmt.Errorf("%v: %w", t, err)
 	}
 	// crypto11 has no error value for "not found".
 	found, skipped, surveyErr := m.surveyClosed()

@@ -1,7 +1,6 @@
 package objects
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,7 +16,7 @@ import (
 // that has the id but another label is left alone, and is an error.
 func (k *Keys) Destroy(s *module.Session, ref *keys.Ref) error {
 	k.known.Delete(ref.ID)
-	return again(func() error {
+	return fault.Again(func() error {
 		foreign := 0
 		objects, err := keysByID(s, ref.ID)
 		if err != nil {
@@ -68,23 +67,4 @@ func keysByID(s *module.Session, id keys.ObjectID) ([]pkcs11.ObjectHandle, error
 		all = append(all, found...)
 	}
 	return all, nil
-}
-
-// Making and destroying objects is repeated on CKR_GENERAL_ERROR: SoftHSM 2.6.1
-// answers it when another process makes or destroys objects meanwhile.
-const (
-	manageAttempts = 5
-	managePause    = 20 * time.Millisecond
-)
-
-// again repeats f while the token answers CKR_GENERAL_ERROR.
-func again(f func() error) error {
-	for attempt := 1; ; attempt++ {
-		err := f()
-		var e *fault.Error
-		if attempt == manageAttempts || !errors.As(err, &e) || e.Code != pkcs11.CKR_GENERAL_ERROR {
-			return err
-		}
-		time.Sleep(time.Duration(attempt) * managePause)
-	}
 }

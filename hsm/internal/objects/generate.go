@@ -25,7 +25,7 @@ func (k *Keys) Generate(s *module.Session, ref *keys.Ref) (keys.Generated, error
 		return keys.Generated{}, err
 	}
 	tmpl := template.New(template.Spec{Alg: ref.Algorithm, Bits: ref.Bits, ID: ref.ID[:], Label: ref.Label, Token: true, Curve: k.curve})
-	err := again(func() error {
+	err := fault.Again(func() error {
 		err := k.makeKey(s, tmpl)
 		if err != nil {
 			k.CleanUp(ref) // half a pair may be there
