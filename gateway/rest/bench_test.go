@@ -74,3 +74,29 @@ type known struct{}
 func (known) Authenticate(context.Context, authz.Credentials) (authz.Principal, error) {
 	return authz.Principal{ID: "bench", Method: authz.MethodJWT}, nil
 }
+
+// TestAllocations holds the way of a request through the gateway to a budget,
+// which unlike time does not depend on the machine. It has room for what the
+// race detector adds.
+func TestAllocations(t *testing.T) {
+	k := newKit(t)
+	site := k.serve(t)
+	site.as(t, "admin").post("/v1/admin/keys", `{"name":"mac","algorithm":"HS256"}`).want(201)
+	h := rest.New(rest.Config{Service: gateway.New(k.gateway), Log: k.cfg.Log})
+	token := []string{site.as(t, "agent").header.Get("Authorization")}
+	body := `{"payload":"` + b64(bytes.Repeat([]byte("x"), 256)) + `"}`
+	sign := func(path, body string) func() {
+		return func() {
+			if w := serveOnce(h, path, body, token); w.status != http.StatusOK {
+				t.Fatalf("%s: answered %d", path, w.status)
+			}
+		}
+	}
+	if n := testing.AllocsPerRun(200, sign("/v1/keys/mac/sign", body)); n > 60 {
+		t.Errorf("%v allocations for a signature", n)
+	}
+	batch := `{"items":[` + strings.Repeat(body+",", 99) + body + `]}`
+	if n := testing.AllocsPerRun(20, sign("/v1/keys/mac/sign/batch", batch)) / 100; n > 15 {
+		t.Errorf("%v allocations for a signature of a batch", n)
+	}
+}

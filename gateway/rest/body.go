@@ -11,8 +11,10 @@ import (
 	"keyhole/keys"
 )
 
-// maxPooled is the largest buffer that is kept for the next request.
-const maxPooled = 64 << 10
+const (
+	maxPooled = 512 << 10 // bytes of the largest buffer that is kept for the next request
+	maxAhead  = 64 << 10  // that are taken for a body before it arrives
+)
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
@@ -50,7 +52,7 @@ func readBody(w http.ResponseWriter, r *http.Request, b *bytes.Buffer, limit int
 		return tooLarge(limit)
 	}
 	// The length is a claim: memory is taken as bytes arrive.
-	b.Grow(int(min(max(r.ContentLength, 0), maxPooled-bytes.MinRead)) + bytes.MinRead)
+	b.Grow(int(min(max(r.ContentLength, 0), maxAhead-bytes.MinRead)) + bytes.MinRead)
 	_, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	if _, over := errors.AsType[*http.MaxBytesError](err); over {
 		return tooLarge(limit)
