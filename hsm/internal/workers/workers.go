@@ -30,7 +30,7 @@ var (
 )
 
 const (
-	wakeup   = 100 * time.Microsecond // what it takes to get another worker going
+	wakeup   = 200 * time.Microsecond // what it takes to get another worker going on a busy machine
 	patience = time.Millisecond       // with a worker that was thought to be done soon
 )
 
@@ -54,7 +54,7 @@ type Pool[R any] struct {
 	queue  []*job[R]    // a ring: length entries from head on
 	head   int
 	length int
-	usual  time.Duration // how long jobs run: a moving average
+	usual  time.Duration // how long jobs run
 	ended  sync.WaitGroup
 }
 
@@ -240,8 +240,12 @@ func (p *Pool[R]) work(w *worker[R]) {
 func (p *Pool[R]) take(w *worker[R], took time.Duration) *job[R] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if took > 0 {
-		p.usual += (took - p.usual) / 16
+	switch {
+	case took == 0:
+	case took < p.usual:
+		p.usual += (took - p.usual) / 4
+	default: // slower: on a busy machine jobs seem to take longer than they do
+		p.usual += (took - p.usual) / 64
 	}
 	if p.length > 0 {
 		return p.pop()

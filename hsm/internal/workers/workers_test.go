@@ -142,7 +142,7 @@ func TestShortJobsDoNotWakeWorkers(t *testing.T) {
 		waits []time.Duration // of jobs that find one worker busy
 	}{
 		{"long", time.Millisecond, []time.Duration{0, 0}},
-		{"not so short", 60 * time.Microsecond, []time.Duration{patience, 0}},
+		{"not so short", 120 * time.Microsecond, []time.Duration{patience, 0}},
 		{"short", 10 * time.Microsecond, []time.Duration{patience, patience}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
