@@ -99,5 +99,5 @@ func writeJSON(path string, rows []report) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(b, '\n'), 0o644) //nolint:gosec // figures for everybody
+	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
