@@ -58,7 +58,7 @@ run: deps-run build ## a development gateway in RUN_DIR, until Ctrl-C
 	@exec $(BIN)/keyholed dev --dir $(RUN_DIR)
 
 bench: deps-run build ## speed against the bare token, as ratios; writes docs/benchmarks.json
-	go run ./integration/bench -out docs/benchmarks.json
+	go run ./integration/bench -commit $(VERSION) -out docs/benchmarks.json
 
 clean: ## remove what was built; RUN_DIR stays
 	rm -rf $(BIN)

@@ -33,6 +33,7 @@ func run(ctx context.Context) error {
 	rounds := flag.Int("rounds", 3, "how often each rival has its turn; the median counts")
 	only := flag.String("rows", "", "regular expression of the rows to measure; empty: all")
 	out := flag.String("out", "", "JSON file for the results; empty: none")
+	commit := flag.String("commit", "unknown", "what is measured, for the JSON file")
 	bin := flag.String("bin", "bin", "directory of the built keyholed")
 	role := flag.String("role", "", "internal: what a child process does")
 	flag.Parse()
@@ -69,5 +70,5 @@ func run(ctx context.Context) error {
 	if *out == "" {
 		return nil
 	}
-	return writeJSON(*out, results)
+	return writeJSON(*out, *commit, results)
 }

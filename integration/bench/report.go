@@ -7,7 +7,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -81,15 +80,7 @@ func printTable(w io.Writer, rows []report) {
 	_ = t.Flush()
 }
 
-func writeJSON(path string, rows []report) error {
-	commit := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = s.Value
-			}
-		}
-	}
+func writeJSON(path, commit string, rows []report) error {
 	b, err := json.MarshalIndent(map[string]any{
 		"machine": fmt.Sprintf("%s/%s, %d processors, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
 		"commit":  commit,
