@@ -12,3 +12,5 @@ import (
 func lockDir(string) (*os.File, error) {
 	return nil, errors.New("the audit log can only be written on a Unix system")
 }
+
+func unlockDir(f *os.File) error { return f.Close() }

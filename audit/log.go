@@ -100,7 +100,7 @@ func Open(c Config) (*Log, error) {
 	}
 	l.lock = lock
 	if err := l.openLast(); err != nil {
-		err = errors.Join(err, lock.Close())
+		err = errors.Join(err, unlockDir(lock))
 		if l.seg != nil {
 			err = errors.Join(err, l.seg.f.Close())
 		}
@@ -237,7 +237,7 @@ func (l *Log) Close() error {
 	} else {
 		err = l.seg.f.Close()
 	}
-	return errors.Join(err, l.lock.Close())
+	return errors.Join(err, unlockDir(l.lock))
 }
 
 var (
