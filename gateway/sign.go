@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/asn1"
 	"math/big"
@@ -107,14 +108,14 @@ func (s *Service) verify(ctx context.Context, o *op, in *api.VerifyRequest) (out
 			return out, err
 		}
 	}
-	bytes := sig.bytes
+	raw := sig.bytes
 	if in.Format == api.FormatDER && v.Algorithm.Family() == keys.FamilyEC {
-		if bytes, err = ecdsaRaw(bytes, v.Bits); err != nil {
+		if raw, err = ecdsaRaw(raw, v.Bits); err != nil {
 			out.Reason = api.ReasonBadSignature // a malformed signature is a wrong one
 			return out, nil
 		}
 	}
-	if out.Valid, err = s.crypto.Verify(ctx, o.key.Ref(v), input, bytes); err != nil {
+	if out.Valid, err = s.crypto.Verify(ctx, o.key.Ref(v), input, raw); err != nil {
 		return out, err
 	}
 	if !out.Valid {
@@ -205,6 +206,10 @@ func ecdsaRaw(der []byte, bits int) ([]byte, error) {
 	width := (bits + 7) / 8
 	if err != nil || len(rest) != 0 || sig.R == nil || sig.S == nil || sig.R.Sign() <= 0 || sig.S.Sign() <= 0 ||
 		sig.R.BitLen() > 8*width || sig.S.BitLen() > 8*width {
+		return nil, bad
+	}
+	// asn1 lets more elements follow in the sequence.
+	if canonical, err := asn1.Marshal(sig); err != nil || !bytes.Equal(canonical, der) {
 		return nil, bad
 	}
 	raw := make([]byte, 2*width)
