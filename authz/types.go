@@ -27,6 +27,21 @@ const (
 	ActionResume        = "resume"
 	ActionRevoke        = "revoke"
 	ActionListRotations = "list-rotations"
+	ActionAbort         = "abort-rotation"
+	ActionActivate      = "activate-rotation" // the switch now, without waiting any longer
+	ActionDestroy       = "destroy"           // order the destruction of a version
+	ActionRestore       = "restore"           // of a version or a key whose destruction was ordered
+	ActionDeleteKey     = "delete-key"
+	ActionReadUsage     = "read-usage"
+	ActionSubscribe     = "subscribe"   // be counted in acknowledgements, and acknowledge
+	ActionTrigger       = "trigger"     // on a Trigger: rotate what it names
+	ActionListAgents    = "list-agents" // on the Gateway, as those below
+	ActionBlockAgent    = "block-agent" // and unblock
+	ActionListApprovals = "list-approvals"
+	ActionApprove       = "approve" // on the Key of the act: approve or reject what another asked for
+	ActionReconcile     = "reconcile"
+	ActionListWebhooks  = "list-webhooks"
+	ActionRetryWebhook  = "retry-webhook"
 )
 
 // ActionAuthenticate names the act of proving who one is in the audit log.
@@ -38,7 +53,9 @@ func Actions() []string {
 	return []string{
 		ActionSign, ActionVerify, ActionEncrypt, ActionDecrypt, ActionRewrap, ActionDataKey, ActionRandom,
 		ActionRead, ActionJWKS, ActionRecover, ActionCreateKey, ActionUpdateKey, ActionRotate,
-		ActionSuspend, ActionResume, ActionRevoke, ActionListRotations,
+		ActionSuspend, ActionResume, ActionRevoke, ActionListRotations, ActionAbort, ActionActivate, ActionDestroy, ActionRestore, ActionDeleteKey,
+		ActionReadUsage, ActionSubscribe, ActionTrigger, ActionListAgents, ActionBlockAgent, ActionListApprovals, ActionApprove,
+		ActionReconcile, ActionListWebhooks, ActionRetryWebhook,
 	}
 }
 
@@ -56,6 +73,9 @@ type Principal struct {
 	Groups    []string  // Group::"..." in policies
 	Method    string    // one of the Method constants
 	ExpiresAt time.Time // of the credential; zero: none
+	// Also is who else the caller has proven to be: with MethodJWTMTLS the
+	// principal of the certificate. "": nobody.
+	Also string
 }
 
 // Anonymous is the caller who showed no credentials.
@@ -89,11 +109,12 @@ func (f *Failure) Unwrap() error {
 const (
 	TypeKey     = "Key"
 	TypeGateway = "Gateway" // acts that concern no key
+	TypeTrigger = "Trigger" // a named trigger of the configuration
 )
 
 // Resource is what is acted on.
 type Resource struct {
-	Type    string // TypeKey or TypeGateway
+	Type    string // TypeKey, TypeGateway or TypeTrigger
 	Name    string
 	Purpose string
 	Tags    map[string]string

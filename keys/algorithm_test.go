@@ -175,10 +175,11 @@ func TestReasonsAndPolicy(t *testing.T) {
 			t.Errorf("ParseReason(%.20q): %v, want ErrInvalid", s, err)
 		}
 	}
+	limits := keys.DefaultLimits()
 	for p, ok := range map[keys.Policy]bool{
-		{}: true, {Period: keys.MinPeriod}: true, {Period: keys.MinPeriod - 1}: false, {Period: -keys.MinPeriod}: false,
+		{}: true, {Period: limits.MinPeriod}: true, {Period: limits.MinPeriod - 1}: false, {Period: -limits.MinPeriod}: false,
 	} {
-		if err := p.Check(); ok != (err == nil) || !ok && !errors.Is(err, keys.ErrInvalid) {
+		if err := p.Check(limits); ok != (err == nil) || !ok && !errors.Is(err, keys.ErrInvalid) {
 			t.Errorf("%+v: %v", p, err)
 		}
 	}

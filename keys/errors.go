@@ -34,7 +34,10 @@ var (
 	ErrUnsupported     = errors.New("not supported by HSM")  // capability missing on this token
 	ErrAudit           = errors.New("audit log unavailable") // fail closed
 	ErrStore           = errors.New("store unavailable")
-	ErrStale           = errors.New("key state is stale") // snapshot older than max_staleness
+	ErrStale           = errors.New("key state is stale")      // snapshot older than max_staleness
+	ErrTampered        = errors.New("stored data was altered") // a row's MAC is wrong: nothing is done with it
+	ErrNotSubscribed   = errors.New("not subscribed to this key")
+	ErrInUse           = errors.New("still in use") // destruction is refused; it can be forced
 	ErrInternal        = errors.New("internal error")
 )
 

@@ -23,26 +23,12 @@ type Key struct {
 	Policy      Policy
 	Epoch       uint64 // grows by one with every change; compare-and-swap on it
 	CreatedAt   time.Time
+	DeleteAt    time.Time  // the whole key is to be destroyed then; zero: no such order
 	Versions    []*Version // ascending by Number
-}
 
-// Policy says how a key lives. The zero value means: rotate by hand only.
-type Policy struct {
-	// Period is the longest time a version stays active before the key is
-	// rotated by itself (SP 800-57: originator-usage period). 0: never.
-	Period time.Duration
-}
-
-// MinPeriod bounds Policy.Period from below, so that a slip of the unit does
-// not fill the token with keys.
-const MinPeriod = time.Hour
-
-// Check refuses a policy that cannot work. The error is ErrInvalid.
-func (p Policy) Check() error {
-	if p.Period != 0 && p.Period < MinPeriod {
-		return Errorf(ErrInvalid, "policy.period is %s; the least is %s, and 0s means never", p.Period, MinPeriod)
-	}
-	return nil
+	// Damaged: the store's rows of this key are not what Keyhole wrote. It is
+	// known by name only, and nothing may be done with it.
+	Damaged bool
 }
 
 // Version is one HSM object or pair. Its facts are times; its state is
@@ -52,6 +38,7 @@ type Version struct {
 	ObjectID  ObjectID // CKA_ID, reserved before generation
 	Algorithm Algorithm
 	Bits      int
+	Label     string // CKA_LABEL of objects that another tool made; "": the version id
 
 	// PublicKey is the DER SubjectPublicKeyInfo; empty for secret keys.
 	PublicKey []byte
@@ -67,6 +54,7 @@ type Version struct {
 	CreatedAt   time.Time // generated, read back and self-tested; zero until then
 	AnnouncedAt time.Time // published; zero until then
 	ActivateAt  time.Time // signs and encrypts from here on; zero: not planned
+	ActivatedAt time.Time // the switch was seen and recorded: no step of a clock undoes it
 	SuspendedAt time.Time // zero: not suspended
 	RevokedAt   time.Time // zero: not compromised; never cleared
 	ArchivedAt  time.Time // zero: not archived
@@ -81,8 +69,12 @@ func (k *Key) ID(v *Version) VersionID { return VersionID{Key: k.Name, Number: v
 
 // Ref names the version's HSM objects.
 func (k *Key) Ref(v *Version) Ref {
+	label := v.Label
+	if label == "" {
+		label = k.ID(v).String()
+	}
 	return Ref{
-		Token: k.Token, ID: v.ObjectID, Label: k.ID(v).String(),
+		Token: k.Token, ID: v.ObjectID, Label: label,
 		Algorithm: v.Algorithm, Bits: v.Bits, PublicKey: v.PublicKey, Check: v.Check,
 	}
 }
@@ -122,7 +114,7 @@ func (k *Key) Clone() *Key {
 type Ref struct {
 	Token     string
 	ID        ObjectID
-	Label     string // CKA_LABEL: the version id
+	Label     string // CKA_LABEL: the version id, unless another tool made the objects
 	Algorithm Algorithm
 	Bits      int
 	PublicKey []byte // DER SubjectPublicKeyInfo; empty for secret keys

@@ -31,6 +31,7 @@ const (
 	EventScheduleDestroy Event = "schedule-destroy"
 	EventRestore         Event = "restore"
 	EventDestroy         Event = "destroy"
+	EventDelete          Event = "delete" // of the key as a whole: every version is scheduled for destruction
 )
 
 // transitions is the one table of legal state changes: state, event, and the
@@ -38,23 +39,26 @@ const (
 // the timeline puts the version at that moment.
 //
 // Deactivated back to active happens in one case only: the version that had
-// replaced it was suspended or revoked before the overlap ended.
+// replaced it was suspended, revoked or deleted before the overlap ended.
 var transitions = map[State]map[Event][]State{
 	PreActivation: {
 		EventActivate: {Active},
 		EventSuspend:  {Suspended},
 		EventRevoke:   {Compromised},
 		EventDestroy:  {Destroyed}, // an aborted rotation: the version was never used
+		EventDelete:   {DestroyScheduled},
 	},
-	Active: {
+	Active: { // not to be destroyed, but with its key
 		EventDeactivate: {Deactivated},
 		EventSuspend:    {Suspended},
 		EventRevoke:     {Compromised},
+		EventDelete:     {DestroyScheduled},
 	},
 	Suspended: {
 		EventResume:          {PreActivation, Active, Deactivated},
 		EventRevoke:          {Compromised},
 		EventScheduleDestroy: {DestroyScheduled},
+		EventDelete:          {DestroyScheduled},
 	},
 	Deactivated: {
 		EventActivate:        {Active},
@@ -62,16 +66,20 @@ var transitions = map[State]map[Event][]State{
 		EventRevoke:          {Compromised},
 		EventArchive:         {Archived},
 		EventScheduleDestroy: {DestroyScheduled},
+		EventDelete:          {DestroyScheduled},
 	},
 	Archived: {
 		EventRevoke:          {Compromised},
 		EventScheduleDestroy: {DestroyScheduled},
+		EventDelete:          {DestroyScheduled},
 	},
 	Compromised: {
 		EventScheduleDestroy: {DestroyScheduled},
+		EventDelete:          {DestroyScheduled},
 	},
 	DestroyScheduled: {
-		EventRestore: {Deactivated, Archived, Suspended, Compromised},
+		EventRestore: {PreActivation, Active, Deactivated, Archived, Suspended, Compromised},
+		EventRevoke:  {DestroyScheduled}, // and compromised, should it be restored
 		EventDestroy: {Destroyed},
 	},
 	Destroyed: {},

@@ -25,9 +25,10 @@ func (v *Version) eligible(now time.Time) bool {
 		v.ArchivedAt.IsZero() && v.DestroyAt.IsZero() && v.DestroyedAt.IsZero()
 }
 
-// started reports whether v's activation time has come.
+// started reports whether v's activation time has come. A switch that was
+// recorded stands, wherever a clock steps to.
 func (v *Version) started(now time.Time) bool {
-	return !v.CreatedAt.IsZero() && !v.ActivateAt.IsZero() && !v.ActivateAt.After(now)
+	return !v.CreatedAt.IsZero() && !v.ActivateAt.IsZero() && (!v.ActivatedAt.IsZero() || !v.ActivateAt.After(now))
 }
 
 // StateAt returns the state of version v of k at now. What was done to the
@@ -67,6 +68,16 @@ func (k *Key) DeactivatedAt(v *Version, now time.Time) time.Time {
 		}
 	}
 	return at
+}
+
+// OverlapEndsAt returns when v's overlap ends by the key's policy; zero while
+// v has not been deactivated, and if the policy sets no end.
+func (k *Key) OverlapEndsAt(v *Version, now time.Time) time.Time {
+	at := k.DeactivatedAt(v, now)
+	if at.IsZero() || k.Policy.Overlap == 0 {
+		return time.Time{}
+	}
+	return at.Add(k.Policy.Overlap)
 }
 
 // NextSwitch returns the first moment after now at which the clock alone
@@ -123,7 +134,7 @@ func (k *Key) Apply(n uint32, ev Event, at, now time.Time) (*Key, error) {
 		v.RevokedAt = at
 	case EventArchive:
 		v.ArchivedAt = at
-	case EventScheduleDestroy:
+	case EventScheduleDestroy, EventDelete:
 		v.DestroyAt = at
 	case EventRestore:
 		v.DestroyAt = time.Time{}

@@ -21,7 +21,7 @@ type Update struct {
 // ErrConflict (Epoch is given and has moved on), ErrAudit, ErrStore.
 func (e *Engine) UpdateKey(ctx context.Context, actor Actor, name string, u Update) (*keys.Key, error) {
 	if u.Policy != nil {
-		if err := u.Policy.Check(); err != nil {
+		if err := u.Policy.Check(e.limits); err != nil {
 			return nil, err
 		}
 	}

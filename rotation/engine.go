@@ -34,6 +34,31 @@ type Token interface {
 	Capable(token string, alg keys.Algorithm) error
 	DefaultToken() string
 	HasToken(name string) bool
+	// Tokens returns the names of all tokens.
+	Tokens() []string
+	// List returns every key object on a token. It is a management act: it
+	// may take seconds on a full token.
+	List(ctx context.Context, token string) ([]keys.TokenObject, error)
+	// Inspect reads and uses the objects of ref as Generate does after it has
+	// made them. Objects that are extractable or not sensitive are reported
+	// as such, not refused. Errors: keys.ErrNotFound, ErrInvalid (they are
+	// not what ref says), ErrHSM.
+	Inspect(ctx context.Context, ref keys.Ref) (keys.Generated, error)
+	// MarkRevoked leaves a mark on the token that the version of ref is
+	// compromised. It is idempotent. keys.ErrUnsupported: the token keeps no
+	// such objects.
+	MarkRevoked(ctx context.Context, ref keys.Ref, id keys.VersionID, at time.Time) error
+	// Revoked returns the marks on a token.
+	Revoked(ctx context.Context, token string) ([]keys.RevocationMark, error)
+}
+
+// Usage tells how much versions were used. It includes what other gateways
+// have stored.
+type Usage interface {
+	// Of returns the sum over all principals, from memory.
+	Of(key string, version uint32) keys.Usage
+	// ByAgent returns the counters of a key by version and principal.
+	ByAgent(ctx context.Context, key string) ([]keys.Usage, error)
 }
 
 // Auditor records. Append returns nil only when the records are durable.
@@ -46,10 +71,15 @@ type Config struct {
 	Store   Store
 	Token   Token
 	Audit   Auditor
+	Usage   Usage
 	Keys    func() ([]*keys.Key, error)     // the local snapshot; not to be changed
 	Refresh func(ctx context.Context) error // brings committed changes into the local snapshot
-	Now     func() time.Time                // default time.Now
-	Log     *slog.Logger                    // default slog.Default()
+	// Propagation is how long every gateway needs to learn of a planned
+	// switch. 0 where there is only this one.
+	Propagation time.Duration
+	Limits      keys.Limits      // of policies; default keys.DefaultLimits()
+	Now         func() time.Time // default time.Now
+	Log         *slog.Logger     // default slog.Default()
 }
 
 // Engine changes keys. All methods may be called concurrently; acts on one
@@ -60,6 +90,7 @@ type Engine struct {
 	audit   Auditor
 	keys    func() ([]*keys.Key, error)
 	refresh func(ctx context.Context) error
+	limits  keys.Limits
 	now     func() time.Time
 	log     *slog.Logger
 
@@ -72,8 +103,11 @@ type Engine struct {
 // New returns an Engine. It does nothing by itself: see Run and Recover.
 func New(c Config) *Engine {
 	e := &Engine{
-		store: c.Store, token: c.Token, audit: c.Audit, keys: c.Keys, refresh: c.Refresh, now: c.Now, log: c.Log,
+		store: c.Store, token: c.Token, audit: c.Audit, keys: c.Keys, refresh: c.Refresh, limits: c.Limits, now: c.Now, log: c.Log,
 		running: map[string]bool{}, retryAt: map[string]time.Time{}, backoff: map[string]time.Duration{},
+	}
+	if e.limits == (keys.Limits{}) {
+		e.limits = keys.DefaultLimits()
 	}
 	if e.now == nil {
 		e.now = time.Now

@@ -38,7 +38,7 @@ func (e *Engine) CreateKey(ctx context.Context, actor Actor, s Spec) (*keys.Key,
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Policy.Check(); err != nil {
+	if err := s.Policy.Check(e.limits); err != nil {
 		return nil, err
 	}
 	if s.Token == "" {

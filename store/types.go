@@ -7,7 +7,7 @@ import (
 	"keyhole/keys"
 )
 
-// Change is one atomic, durable write about one key, one rotation, or both.
+// Change is one atomic, durable write about one key, with what belongs to it.
 type Change struct {
 	// Key is the key as it shall be; nil leaves the keys alone. Its Epoch is
 	// FromEpoch+1, unless Delete is set.
@@ -20,6 +20,11 @@ type Change struct {
 	Delete bool
 	// Rotation is inserted or replaced; nil leaves the rotations alone.
 	Rotation *keys.Rotation
+	// Notices are appended to the event stream; their ID is ignored.
+	Notices []keys.Notice
+	// Approval, whose act this change is or ends, is replaced; nil leaves the
+	// approvals alone.
+	Approval *keys.Approval
 }
 
 // RotationFilter selects rotations. The zero value selects all.
@@ -28,6 +33,45 @@ type RotationFilter struct {
 	Before   string // only ids that sort before this one
 	Limit    int    // 0: no limit
 	OpenOnly bool   // only those that have not ended
+}
+
+// ApprovalFilter selects approvals. The zero value selects all.
+type ApprovalFilter struct {
+	State  keys.ApprovalState // as of At; "": any
+	At     time.Time          // pending ones that are expired by then count as expired
+	Before string             // only ids that sort before this one
+	Limit  int                // 0: no limit
+}
+
+// AgentFilter selects agents, in order of their principals.
+type AgentFilter struct {
+	After string // only principals that sort behind this one
+	Limit int    // 0: no limit
+}
+
+// Sighting says that a principal was authenticated.
+type Sighting struct {
+	Principal string
+	At        time.Time
+}
+
+// Hook is where the delivery of events to one webhook stands.
+type Hook struct {
+	Name      string
+	Cursor    uint64 // the last event that was delivered, given up or not meant for it
+	Failures  int    // attempts in a row for the event behind the cursor
+	FirstFail time.Time
+	RetryAt   time.Time
+	LastError string // safe to show to administrators
+	LastOK    time.Time
+}
+
+// DeadEvent is an event that a webhook did not take.
+type DeadEvent struct {
+	Hook   string
+	Notice keys.Notice
+	Error  string
+	At     time.Time // when it was given up
 }
 
 // Attempt is one use of an Idempotency-Key by a principal.
@@ -44,8 +88,9 @@ type Attempt struct {
 // Snapshot is all keys as of one revision of the store. It is immutable, and
 // so is everything that it returns.
 type Snapshot struct {
-	byName map[string]*keys.Key
-	names  []string // sorted
+	byName  map[string]*keys.Key
+	names   []string // sorted
+	blocked map[string]bool
 }
 
 // NewSnapshot returns a snapshot of the given keys.
@@ -72,6 +117,9 @@ func (s *Snapshot) Key(name string) (*keys.Key, bool) {
 	k, ok := s.byName[name]
 	return k, ok
 }
+
+// Blocked reports whether a principal is to be refused.
+func (s *Snapshot) Blocked(principal string) bool { return s.blocked[principal] }
 
 // Names returns the names of all keys, sorted. The slice is shared.
 func (s *Snapshot) Names() []string { return s.names }

@@ -45,13 +45,35 @@ type Key struct {
 	ActiveVersion uint32            `json:"active_version"` // 0: none
 	Epoch         uint64            `json:"epoch"`
 	CreatedAt     Time              `json:"created_at"`
+	DeleteAt      Time              `json:"delete_at,omitzero"`     // the key and every version are to be destroyed then
+	NextRotation  Time              `json:"next_rotation,omitzero"` // by time, if the policy says so
+	Rotation      string            `json:"rotation,omitempty"`     // the one that runs
 	Policy        Policy            `json:"policy"`
 	Versions      []Version         `json:"versions"`
 }
 
-// Policy says how a key lives.
+// Policy says how a key lives. A policy that is set replaces the whole of the
+// one before.
 type Policy struct {
-	Period Duration `json:"period"` // rotate by itself after this long; 0s: never
+	Period        Duration `json:"period"`             // rotate by itself after this long; 0s: never
+	Schedule      string   `json:"schedule,omitempty"` // cron expression of five fields, UTC
+	MaxOperations uint64   `json:"max_operations,omitempty"`
+	MaxBytes      uint64   `json:"max_bytes,omitempty"`
+	Announce      Duration `json:"announce,omitzero"` // from publication to activation
+	Acks          *Acks    `json:"acks,omitempty"`
+	Overlap       Duration `json:"overlap,omitzero"`        // 0s: without end
+	AfterOverlap  string   `json:"after_overlap,omitempty"` // archive (default) or destroy
+	DestroyDelay  Duration `json:"destroy_delay,omitzero"`  // default 24h
+}
+
+// Acks says which subscribed agents must acknowledge a version before it is
+// activated.
+type Acks struct {
+	Require     string   `json:"require"`               // all, quorum or none
+	Quorum      int      `json:"quorum,omitempty"`      // percent, with quorum
+	Timeout     Duration `json:"timeout,omitzero"`      // from the announcement on
+	OnTimeout   string   `json:"on_timeout,omitempty"`  // abort (default) or activate
+	AbsentAfter Duration `json:"absent_after,omitzero"` // agents unseen for so long are not waited for; default 24h
 }
 
 // Version describes one version.
@@ -65,6 +87,8 @@ type Version struct {
 	AnnouncedAt   Time   `json:"announced_at,omitzero"`
 	ActivateAt    Time   `json:"activate_at,omitzero"`
 	DeactivatedAt Time   `json:"deactivated_at,omitzero"`
+	OverlapEndsAt Time   `json:"overlap_ends_at,omitzero"`
+	ArchivedAt    Time   `json:"archived_at,omitzero"`
 	SuspendedAt   Time   `json:"suspended_at,omitzero"`
 	RevokedAt     Time   `json:"revoked_at,omitzero"`
 	RevokeReason  string `json:"revoke_reason,omitempty"`
@@ -100,6 +124,19 @@ type JWK struct {
 // deactivated versions.
 type JWKS struct {
 	Keys []JWK `json:"keys"`
+}
+
+// KeyStatus is the state of one version, for those who hold its public key.
+type KeyStatus struct {
+	KeyID     string `json:"kid"`
+	State     string `json:"state"`
+	RevokedAt Time   `json:"revoked_at,omitzero"`
+}
+
+// StatusSet stands beside a JWKS and says of every version that was
+// published what has become of it.
+type StatusSet struct {
+	Keys []KeyStatus `json:"keys"`
 }
 
 // KeyList is a page of keys in order of their names. Next, if not empty, is

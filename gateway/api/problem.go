@@ -57,6 +57,9 @@ var codes = []codeRow{
 	{keys.ErrAudit, "audit_unavailable", http.StatusServiceUnavailable},
 	{keys.ErrStore, "store_unavailable", http.StatusServiceUnavailable},
 	{keys.ErrStale, "state_stale", http.StatusServiceUnavailable},
+	{keys.ErrTampered, "data_tampered", http.StatusServiceUnavailable},
+	{keys.ErrNotSubscribed, "not_subscribed", http.StatusConflict},
+	{keys.ErrInUse, "version_in_use", http.StatusConflict},
 	{keys.ErrInternal, "internal", http.StatusInternalServerError},
 }
 
