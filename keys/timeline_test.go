@@ -16,32 +16,35 @@ var t0 = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // legal is the table once more, written by hand: from, event, to.
 var legal = map[keys.State]map[keys.Event][]keys.State{
 	keys.PreActivation: {
-		keys.EventActivate: {keys.Active}, keys.EventSuspend: {keys.Suspended},
-		keys.EventRevoke: {keys.Compromised}, keys.EventDestroy: {keys.Destroyed},
+		keys.EventActivate: {keys.Active}, keys.EventSuspend: {keys.Suspended}, keys.EventRevoke: {keys.Compromised},
+		keys.EventDestroy: {keys.Destroyed}, keys.EventDelete: {keys.DestroyScheduled},
 	},
 	keys.Active: {
 		keys.EventDeactivate: {keys.Deactivated}, keys.EventSuspend: {keys.Suspended}, keys.EventRevoke: {keys.Compromised},
+		keys.EventDelete: {keys.DestroyScheduled},
 	},
 	keys.Suspended: {
-		keys.EventResume: {keys.PreActivation, keys.Active, keys.Deactivated},
-		keys.EventRevoke: {keys.Compromised}, keys.EventScheduleDestroy: {keys.DestroyScheduled},
+		keys.EventResume: {keys.PreActivation, keys.Active, keys.Deactivated}, keys.EventRevoke: {keys.Compromised},
+		keys.EventScheduleDestroy: {keys.DestroyScheduled}, keys.EventDelete: {keys.DestroyScheduled},
 	},
 	keys.Deactivated: {
 		keys.EventActivate: {keys.Active}, keys.EventSuspend: {keys.Suspended}, keys.EventRevoke: {keys.Compromised},
-		keys.EventArchive: {keys.Archived}, keys.EventScheduleDestroy: {keys.DestroyScheduled},
+		keys.EventArchive: {keys.Archived}, keys.EventScheduleDestroy: {keys.DestroyScheduled}, keys.EventDelete: {keys.DestroyScheduled},
 	},
-	keys.Archived:    {keys.EventRevoke: {keys.Compromised}, keys.EventScheduleDestroy: {keys.DestroyScheduled}},
-	keys.Compromised: {keys.EventScheduleDestroy: {keys.DestroyScheduled}},
+	keys.Archived: {
+		keys.EventRevoke: {keys.Compromised}, keys.EventScheduleDestroy: {keys.DestroyScheduled}, keys.EventDelete: {keys.DestroyScheduled},
+	},
+	keys.Compromised: {keys.EventScheduleDestroy: {keys.DestroyScheduled}, keys.EventDelete: {keys.DestroyScheduled}},
 	keys.DestroyScheduled: {
-		keys.EventRestore: {keys.Deactivated, keys.Archived, keys.Suspended, keys.Compromised},
-		keys.EventDestroy: {keys.Destroyed},
+		keys.EventRestore: {keys.PreActivation, keys.Active, keys.Deactivated, keys.Archived, keys.Suspended, keys.Compromised},
+		keys.EventRevoke:  {keys.DestroyScheduled}, keys.EventDestroy: {keys.Destroyed},
 	},
 	keys.Destroyed: {},
 }
 
 var events = []keys.Event{
 	keys.EventActivate, keys.EventDeactivate, keys.EventSuspend, keys.EventResume, keys.EventRevoke,
-	keys.EventArchive, keys.EventScheduleDestroy, keys.EventRestore, keys.EventDestroy,
+	keys.EventArchive, keys.EventScheduleDestroy, keys.EventRestore, keys.EventDestroy, keys.EventDelete,
 }
 
 func TestTransitionTable(t *testing.T) {
@@ -178,6 +181,7 @@ func TestApplyRefuses(t *testing.T) {
 		{"activating the active one", 2, keys.EventActivate, now, keys.ErrVersionState},
 		{"activating in the past, behind the active one", 4, keys.EventActivate, t0, keys.ErrVersionState},
 		{"deactivating by hand", 2, keys.EventDeactivate, now, keys.ErrVersionState},
+		{"restoring what is not scheduled", 1, keys.EventRestore, now, keys.ErrVersionState},
 		{"archiving the active version", 2, keys.EventArchive, now, keys.ErrVersionState},
 		{"destroying the active version", 2, keys.EventScheduleDestroy, now, keys.ErrVersionState},
 		{"destroying at once", 1, keys.EventDestroy, now, keys.ErrVersionState},
@@ -229,10 +233,11 @@ func TestLifeOfAKey(t *testing.T) {
 		now := t0
 		k := &keys.Key{Name: "payments", Versions: []*keys.Version{version(1, 0)}}
 		revoked, destroyed := map[uint32]bool{}, map[uint32]bool{}
+		var newest uint32 // number that was ever there
 		observe := func() map[uint32]keys.State {
 			states := map[uint32]keys.State{}
 			active := 0
-			for _, v := range k.Versions {
+			for i, v := range k.Versions {
 				s := k.StateAt(v, now)
 				states[v.Number] = s
 				if !s.Known() {
@@ -250,10 +255,12 @@ func TestLifeOfAKey(t *testing.T) {
 				if destroyed[v.Number] && s != keys.Destroyed {
 					t.Fatalf("v%d was destroyed and is %s now", v.Number, s)
 				}
-				if at := k.DeactivatedAt(v, now); !at.IsZero() && at.After(now) {
-					t.Fatalf("v%d was deactivated in the future", v.Number)
+				if v.Number > newest {
+					newest = v.Number
+				} else if i > 0 && v.Number <= k.Versions[i-1].Number {
+					t.Fatalf("the number %d came twice", v.Number)
 				}
-				revoked[v.Number] = revoked[v.Number] || s == keys.Compromised
+				revoked[v.Number] = revoked[v.Number] || !v.RevokedAt.IsZero()
 				destroyed[v.Number] = destroyed[v.Number] || s == keys.Destroyed
 			}
 			if active > 1 || active == 0 && k.ActiveAt(now) != nil {
@@ -280,6 +287,25 @@ func TestLifeOfAKey(t *testing.T) {
 					}
 					before = after
 				}
+			},
+			"the switch is recorded": func(*rapid.T) {
+				if active := k.ActiveAt(now); active != nil {
+					c := k.Clone()
+					v, _ := c.Version(active.Number)
+					v.ActivatedAt = now
+					k = c
+				}
+			},
+			"the clock steps back": func(t *rapid.T) {
+				if active := k.ActiveAt(now); active == nil || active.ActivatedAt.IsZero() {
+					return // a switch that nobody has recorded yet may be undone
+				}
+				active := k.ActiveAt(now)
+				now = now.Add(-time.Duration(rapid.IntRange(1, 48).Draw(t, "hours")) * time.Hour)
+				if got := k.ActiveAt(now); got != active {
+					t.Fatalf("the clock stepped back, and v%d is active in place of v%d", number(got), active.Number)
+				}
+				before = observe()
 			},
 			"a version is made": func(t *rapid.T) {
 				if len(k.Versions) == 6 {
@@ -315,6 +341,10 @@ func TestLifeOfAKey(t *testing.T) {
 				}
 				k = c
 				after := observe()
+				// Only an act upon the active version itself leaves a key without one.
+				if had := number(old.ActiveAt(now)); had != 0 && number(k.ActiveAt(now)) == 0 && had != n {
+					t.Fatalf("%s of v%d left the key without an active version", ev, n)
+				}
 				for m, s := range after {
 					switch {
 					case s == before[m]:
@@ -325,7 +355,7 @@ func TestLifeOfAKey(t *testing.T) {
 					// Another version: it lost or regained its place.
 					case before[m] == keys.Active && s == keys.Deactivated:
 					case before[m] == keys.Deactivated && s == keys.Active:
-						if ev != keys.EventSuspend && ev != keys.EventRevoke {
+						if ev != keys.EventSuspend && ev != keys.EventRevoke && ev != keys.EventDelete {
 							t.Fatalf("%s of v%d brought v%d back", ev, n, m)
 						}
 					default:
