@@ -54,10 +54,13 @@ func (p Phase) Known() bool { return phaseOrder[p] != 0 }
 
 // Leads reports whether a rotation may go from p to next, or stay.
 func (p Phase) Leads(next Phase) bool {
-	if next == PhaseAborted {
+	switch {
+	case !p.Known() || p.Done():
+		return false
+	case next == PhaseAborted:
 		return phaseOrder[p] <= phaseOrder[PhaseScheduled]
 	}
-	return !p.Done() && next.Known() && phaseOrder[next] >= phaseOrder[p]
+	return phaseOrder[next] >= phaseOrder[p]
 }
 
 // Rotation is a persisted workflow that brings one new version of a key from
