@@ -79,6 +79,11 @@ type TokenInfo struct {
 	// round trip worked. Limits says of the others why not.
 	Capabilities map[keys.Algorithm]bool
 	Limits       map[keys.Algorithm]string
+	// KeepsMarks says that revocations can be marked on the token, as data
+	// objects; PrivateMarks that nobody makes or removes such a mark without
+	// the PIN.
+	KeepsMarks   bool
+	PrivateMarks bool
 }
 
 // Describe says what the tokens are, in the order of the configuration.
@@ -92,7 +97,9 @@ func (h *HSM) Describe() []TokenInfo {
 			Manufacturer: slot.ManufacturerID, Model: slot.Model,
 			Firmware:     fmt.Sprintf("%d.%d", slot.FirmwareVersion.Major, slot.FirmwareVersion.Minor),
 			Capabilities: map[keys.Algorithm]bool{}, Limits: map[keys.Algorithm]string{},
+			KeepsMarks: t.marks.Supported() == nil,
 		}
+		info.PrivateMarks = info.KeepsMarks && t.marks.Private()
 		for alg, limit := range t.can {
 			info.Capabilities[alg] = limit == nil
 			if limit != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/marks"
 	"keyhole/hsm/internal/module"
 	"keyhole/hsm/internal/objects"
 	"keyhole/hsm/internal/probe"
@@ -85,7 +86,7 @@ func (t *token) open(ctx context.Context) error {
 	}
 	slot := t.tok.Slot()
 	t.log.Info("token open", "label", slot.Label, "serial", slot.SerialNumber, "model", slot.Model,
-		"sessions", t.Sessions, "algorithms", t.can.String())
+		"sessions", t.Sessions, "algorithms", t.can.String(), "keeps_marks", t.marks.Supported() == nil)
 	return nil
 }
 
@@ -99,6 +100,9 @@ func (t *token) openLocked() error {
 		return fmt.Errorf("%v: trying what it can do: %w", t.TokenConfig, err)
 	}
 	t.can = can
+	if t.marks, err = marks.Probe(t.tok, t.log); err != nil {
+		return fmt.Errorf("%v: trying whether it keeps data objects: %w", t.TokenConfig, err)
+	}
 	t.objects = objects.New(t.tok, t.log, t.GCMIV, curve)
 	t.canary = probe.NewCanary(t.tok, can, t.GCMIV, curve, t.now)
 	t.Sessions = sessionsWithin(t.Sessions, t.tok.Slot().MaxSessionCount)

@@ -11,6 +11,7 @@ import (
 	"github.com/sony/gobreaker/v2"
 
 	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/marks"
 	"keyhole/hsm/internal/module"
 	"keyhole/hsm/internal/objects"
 	"keyhole/hsm/internal/probe"
@@ -33,6 +34,7 @@ type token struct {
 	can     probe.Capabilities
 	objects *objects.Keys
 	canary  *probe.Canary
+	marks   *marks.Marks
 }
 
 // Limits of the circuit breaker.

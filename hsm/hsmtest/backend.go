@@ -12,6 +12,7 @@ package hsmtest
 
 import (
 	"context"
+	"time"
 
 	"keyhole/keys"
 )
@@ -32,6 +33,22 @@ type Backend interface {
 	Capable(token string, alg keys.Algorithm) error
 	DefaultToken() string
 	HasToken(name string) bool
+	Tokens() []string
+
+	// List returns every key object on a token.
+	List(ctx context.Context, token string) ([]keys.TokenObject, error)
+	// Inspect reads and uses the objects of ref, which may leave out public
+	// key and check value. Errors: keys.ErrNotFound, ErrInvalid (they are
+	// not what ref says).
+	Inspect(ctx context.Context, ref keys.Ref) (keys.Generated, error)
+	// MarkRevoked leaves a mark that a version is compromised, once.
+	MarkRevoked(ctx context.Context, ref keys.Ref, id keys.VersionID, at time.Time) error
+	// Revoked returns the marks on a token.
+	Revoked(ctx context.Context, token string) ([]keys.RevocationMark, error)
+	// StoreKey returns 32 bytes that are the same for as long as the token
+	// lives. keys.ErrNotFound: there is no key to make them by, and create
+	// is false.
+	StoreKey(ctx context.Context, create bool) ([]byte, error)
 
 	// Sign signs a digest (EC, RSA) or message (EdDSA, HMAC). ECDSA
 	// signatures are r||s of fixed width.

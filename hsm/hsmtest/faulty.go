@@ -3,6 +3,7 @@ package hsmtest
 import (
 	"context"
 	"sync"
+	"time"
 
 	"keyhole/keys"
 )
@@ -19,6 +20,12 @@ const (
 	Wrap     Method = "Wrap"
 	Unwrap   Method = "Unwrap"
 	Random   Method = "Random"
+
+	List        Method = "List"
+	Inspect     Method = "Inspect"
+	MarkRevoked Method = "MarkRevoked"
+	Revoked     Method = "Revoked"
+	StoreKey    Method = "StoreKey"
 )
 
 // Mode is what a chosen call does.
@@ -151,4 +158,30 @@ func (f *Faulty) Unwrap(ctx context.Context, ref keys.Ref, iv, wrapped, aad []by
 // Random implements Backend.
 func (f *Faulty) Random(ctx context.Context, token string, n int) ([]byte, error) {
 	return run(ctx, f, Random, func() ([]byte, error) { return f.Backend.Random(ctx, token, n) })
+}
+
+// List implements Backend.
+func (f *Faulty) List(ctx context.Context, token string) ([]keys.TokenObject, error) {
+	return run(ctx, f, List, func() ([]keys.TokenObject, error) { return f.Backend.List(ctx, token) })
+}
+
+// Inspect implements Backend.
+func (f *Faulty) Inspect(ctx context.Context, ref keys.Ref) (keys.Generated, error) {
+	return run(ctx, f, Inspect, func() (keys.Generated, error) { return f.Backend.Inspect(ctx, ref) })
+}
+
+// MarkRevoked implements Backend.
+func (f *Faulty) MarkRevoked(ctx context.Context, ref keys.Ref, id keys.VersionID, at time.Time) error {
+	_, err := run(ctx, f, MarkRevoked, func() (struct{}, error) { return struct{}{}, f.Backend.MarkRevoked(ctx, ref, id, at) })
+	return err
+}
+
+// Revoked implements Backend.
+func (f *Faulty) Revoked(ctx context.Context, token string) ([]keys.RevocationMark, error) {
+	return run(ctx, f, Revoked, func() ([]keys.RevocationMark, error) { return f.Backend.Revoked(ctx, token) })
+}
+
+// StoreKey implements Backend.
+func (f *Faulty) StoreKey(ctx context.Context, create bool) ([]byte, error) {
+	return run(ctx, f, StoreKey, func() ([]byte, error) { return f.Backend.StoreKey(ctx, create) })
 }

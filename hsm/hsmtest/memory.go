@@ -16,6 +16,7 @@ import (
 type MemoryOptions struct {
 	Tokens  []string         // names of its tokens, the default one first; none: "memory"
 	Without []keys.Algorithm // what it is not capable of
+	NoMarks bool             // its tokens keep no data objects
 }
 
 // Memory is a Backend whose keys live in this process. It does the real
@@ -23,10 +24,15 @@ type MemoryOptions struct {
 type Memory struct {
 	tokens  []string
 	without []keys.Algorithm
+	noMarks bool
 
 	mu      sync.RWMutex
 	closed  bool
 	objects []*object
+	planted []keys.TokenObject // by Plant
+	lost    map[half]bool      // by Lose
+	marks   []keys.RevocationMark
+	storeBy []byte // what StoreKey makes its MAC by
 }
 
 // object is immutable.
@@ -35,6 +41,7 @@ type object struct {
 	id     keys.ObjectID
 	label  string
 	alg    keys.Algorithm
+	bits   int
 	key    material
 	public []byte
 	check  []byte
@@ -45,7 +52,7 @@ func NewMemory(o MemoryOptions) *Memory {
 	if len(o.Tokens) == 0 {
 		o.Tokens = []string{"memory"}
 	}
-	return &Memory{tokens: slices.Clone(o.Tokens), without: slices.Clone(o.Without)}
+	return &Memory{tokens: slices.Clone(o.Tokens), without: slices.Clone(o.Without), noMarks: o.NoMarks, lost: map[half]bool{}}
 }
 
 // Objects returns the labels of all keys that exist, sorted; a pair counts
@@ -90,7 +97,7 @@ func (m *Memory) Generate(ctx context.Context, ref keys.Ref) (keys.Generated, er
 	if err := m.free(ctx, ref); err != nil {
 		return keys.Generated{}, err
 	}
-	o := &object{token: ref.Token, id: ref.ID, label: ref.Label, alg: ref.Algorithm}
+	o := &object{token: ref.Token, id: ref.ID, label: ref.Label, alg: ref.Algorithm, bits: bits}
 	if o.key, o.public, o.check, err = generate(ref.Algorithm, bits); err != nil {
 		return keys.Generated{}, err
 	}
@@ -120,10 +127,19 @@ func (m *Memory) free(ctx context.Context, ref keys.Ref) error {
 func (m *Memory) freeLocked(ref keys.Ref) error {
 	for _, o := range m.objects {
 		if o.token == ref.Token && (o.id == ref.ID || o.label == ref.Label) {
-			return keys.Errorf(keys.ErrKeyExists, "the token %q has an object with the id or the label of %s", ref.Token, ref.Label)
+			return exists(ref)
+		}
+	}
+	for _, o := range m.planted {
+		if o.Token == ref.Token && (bytes.Equal(o.ID, ref.ID[:]) || o.Label == ref.Label) {
+			return exists(ref)
 		}
 	}
 	return nil
+}
+
+func exists(ref keys.Ref) error {
+	return keys.Errorf(keys.ErrKeyExists, "the token %q has an object with the id or the label of %s", ref.Token, ref.Label)
 }
 
 // Destroy implements Backend.
@@ -138,6 +154,9 @@ func (m *Memory) Destroy(ctx context.Context, ref keys.Ref) error {
 	}
 	m.objects = slices.DeleteFunc(m.objects, func(o *object) bool {
 		return o.token == ref.Token && o.id == ref.ID && o.label == ref.Label
+	})
+	m.planted = slices.DeleteFunc(m.planted, func(o keys.TokenObject) bool {
+		return o.Token == ref.Token && bytes.Equal(o.ID, ref.ID[:]) && o.Label == ref.Label
 	})
 	return nil
 }

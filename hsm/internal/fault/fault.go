@@ -139,6 +139,7 @@ const (
 	OpRandom      = "Random"
 	OpGenerate    = "Generate"
 	OpDestroy     = "Destroy"
+	OpCreate      = "CreateObject"
 )
 
 // Wrap turns what a library returned into an *Error, or into an error that

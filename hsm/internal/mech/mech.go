@@ -206,35 +206,33 @@ func Generate(s *module.Session, tmpl template.Template) (pub, key pkcs11.Object
 
 // Export reads a public key object.
 func Export(s *module.Session, o pkcs11.ObjectHandle, alg keys.Algorithm, bits int) (spki []byte, pub *public.Key, err error) {
+	wanted := []uint{pkcs11.CKA_EC_POINT}
 	if alg.Family() == keys.FamilyRSA {
-		modulus, err := s.Attribute(o, pkcs11.CKA_MODULUS)
-		if err != nil {
+		wanted = []uint{pkcs11.CKA_MODULUS, pkcs11.CKA_PUBLIC_EXPONENT}
+	}
+	known := map[uint][]byte{}
+	for _, a := range wanted {
+		if known[a], err = s.Attribute(o, a); err != nil {
 			return nil, nil, err
 		}
-		exponent, err := s.Attribute(o, pkcs11.CKA_PUBLIC_EXPONENT)
-		if err != nil {
-			return nil, nil, err
-		}
-		spki, err = public.FromRSA(modulus, exponent, bits)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%w: %w", keys.ErrHSM, err)
-		}
-	} else {
-		point, err := s.Attribute(o, pkcs11.CKA_EC_POINT)
-		if err != nil {
-			return nil, nil, err
-		}
-		if alg == keys.EdDSA {
-			spki, err = public.FromEdPoint(point)
-		} else {
-			spki, err = public.FromECPoint(alg, point)
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("%w: %w", keys.ErrHSM, err)
-		}
+	}
+	if spki, err = Encode(alg, bits, known); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", keys.ErrHSM, err)
 	}
 	if pub, err = public.Parse(alg, spki); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", keys.ErrHSM, err)
 	}
 	return spki, pub, nil
+}
+
+// Encode makes the DER SubjectPublicKeyInfo of a key of alg from the
+// attributes of its public half, or, for RSA, of its private one.
+func Encode(alg keys.Algorithm, bits int, attributes map[uint][]byte) ([]byte, error) {
+	switch alg.Family() {
+	case keys.FamilyRSA:
+		return public.FromRSA(attributes[pkcs11.CKA_MODULUS], attributes[pkcs11.CKA_PUBLIC_EXPONENT], bits)
+	case keys.FamilyEd25519:
+		return public.FromEdPoint(attributes[pkcs11.CKA_EC_POINT])
+	}
+	return public.FromECPoint(alg, attributes[pkcs11.CKA_EC_POINT])
 }

@@ -137,6 +137,9 @@ func (t *Token) note(op string, start time.Time, err error) error {
 	return err
 }
 
+// findPage is how many objects are asked for at once.
+const findPage = 512
+
 // Find returns the objects that match, at most limit of them.
 func (s *Session) Find(limit int, match ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
 	start := time.Now()
@@ -151,7 +154,7 @@ func (s *Session) search(limit int, match []*pkcs11.Attribute) (found []pkcs11.O
 	}
 	defer func() { err = errors.Join(err, ctx.FindObjectsFinal(s.h)) }()
 	for len(found) < limit {
-		more, _, err := ctx.FindObjects(s.h, limit-len(found))
+		more, _, err := ctx.FindObjects(s.h, min(limit-len(found), findPage))
 		if err != nil {
 			return nil, err
 		}
@@ -171,4 +174,42 @@ func (s *Session) Attribute(o pkcs11.ObjectHandle, attribute uint) ([]byte, erro
 		return nil, fault.Wrap(fault.OpAttributes, err)
 	}
 	return got[0].Value, nil
+}
+
+// Attributes reads several attributes at once. One that the object does not
+// have, or the token does not tell, is left out.
+func (s *Session) Attributes(o pkcs11.ObjectHandle, wanted ...uint) (map[uint][]byte, error) {
+	template := make([]*pkcs11.Attribute, len(wanted))
+	for i, a := range wanted {
+		template[i] = pkcs11.NewAttribute(a, nil)
+	}
+	known := make(map[uint][]byte, len(wanted))
+	got, err := s.t.mod.ctx.GetAttributeValue(s.h, o, template)
+	switch err = fault.Wrap(fault.OpAttributes, err); {
+	case err == nil:
+		for _, a := range got {
+			known[a.Type] = a.Value
+		}
+		return known, nil
+	case fault.Of(err) != fault.Caller:
+		return nil, err
+	}
+	for _, a := range wanted { // a token that lacks one of several fails them all
+		value, err := s.Attribute(o, a)
+		if fault.Of(err) == fault.Caller {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		known[a] = value
+	}
+	return known, nil
+}
+
+// Create makes an object that is no key.
+func (s *Session) Create(template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	start := time.Now()
+	o, err := s.t.mod.ctx.CreateObject(s.h, template)
+	return o, s.Note(fault.OpCreate, start, err)
 }
