@@ -44,6 +44,16 @@ var schemas = map[string]any{
 	"Key": api.Key{}, "KeyList": api.KeyList{}, "Policy": api.Policy{}, "Version": api.Version{}, "HSM": api.HSM{}, "JWK": api.JWK{}, "JWKS": api.JWKS{},
 	"CreateKeyRequest": api.CreateKeyRequest{}, "UpdateKeyRequest": api.UpdateKeyRequest{}, "RotateRequest": api.RotateRequest{},
 	"VersionActRequest": api.VersionActRequest{}, "Rotation": api.Rotation{}, "RotationList": api.RotationList{},
+	"Acks": api.Acks{}, "RotationActRequest": api.RotationActRequest{}, "RotationAcks": api.RotationAcks{}, "AgentAt": api.AgentAt{}, "NextStep": api.NextStep{},
+	"Empty": struct{}{}, "KeyStatus": api.KeyStatus{}, "StatusSet": api.StatusSet{},
+	"Event": api.Event{}, "Subscription": api.Subscription{}, "SubscriptionList": api.SubscriptionList{}, "Ack": api.Ack{},
+	"DestroyRequest": api.DestroyRequest{}, "ActResult": api.ActResult{},
+	"Usage": api.Usage{}, "KeyUsage": api.KeyUsage{}, "VersionUsage": api.VersionUsage{}, "AgentUsage": api.AgentUsage{}, "SafeToDestroy": api.SafeToDestroy{},
+	"Agent": api.Agent{}, "AckedAt": api.AckedAt{}, "AgentList": api.AgentList{}, "BlockRequest": api.BlockRequest{},
+	"Approval": api.Approval{}, "ApprovalList": api.ApprovalList{}, "DecisionRequest": api.DecisionRequest{},
+	"TriggerRequest": api.TriggerRequest{}, "TriggerResult": api.TriggerResult{}, "TriggeredKey": api.TriggeredKey{},
+	"ReconcileRequest": api.ReconcileRequest{}, "ReconcileReport": api.ReconcileReport{}, "Finding": api.Finding{},
+	"Webhook": api.Webhook{}, "DeadEvent": api.DeadEvent{}, "WebhookList": api.WebhookList{},
 }
 
 // requiredAnyway are members that the structs mark as omitted when empty,
@@ -74,9 +84,8 @@ func TestSchemasAreTheStructs(t *testing.T) {
 			t.Errorf("%s is open to any member", name)
 		}
 		var members, required []string
-		rt := reflect.TypeOf(v)
-		for i := range rt.NumField() {
-			member, opts, _ := strings.Cut(rt.Field(i).Tag.Get("json"), ",")
+		for _, field := range fieldsOf(reflect.TypeOf(v)) {
+			member, opts, _ := strings.Cut(field.Tag.Get("json"), ",")
 			members = append(members, member)
 			if opts == "" || slices.Contains(requiredAnyway[name], member) {
 				required = append(required, member)
@@ -86,7 +95,7 @@ func TestSchemasAreTheStructs(t *testing.T) {
 				t.Errorf("%s.%s is not in the contract", name, member)
 				continue
 			}
-			checkType(t, name+"."+member, rt.Field(i).Type, p.Value)
+			checkType(t, name+"."+member, field.Type, p.Value)
 		}
 		for member := range s.Properties {
 			if !slices.Contains(members, member) {
@@ -98,6 +107,20 @@ func TestSchemasAreTheStructs(t *testing.T) {
 			t.Errorf("%s: the contract requires %v, the struct %v", name, got, required)
 		}
 	}
+}
+
+// fieldsOf returns the fields of a struct, those of embedded ones in their
+// place, as the encoders see them.
+func fieldsOf(rt reflect.Type) []reflect.StructField {
+	var all []reflect.StructField
+	for i := range rt.NumField() {
+		if f := rt.Field(i); f.Anonymous && f.Tag.Get("json") == "" {
+			all = append(all, fieldsOf(f.Type)...)
+		} else {
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // checkType compares a field with the schema of its member, elements too.
@@ -143,7 +166,7 @@ func enumOf(t *testing.T, s *openapi3.Schema) []string {
 func TestEnumsAreTheVocabulary(t *testing.T) {
 	t.Parallel()
 	spec := loadSpec(t)
-	var codes, states, algs []string
+	var codes, states, algs, events []string
 	for code := range api.Codes() {
 		codes = append(codes, code)
 	}
@@ -153,17 +176,54 @@ func TestEnumsAreTheVocabulary(t *testing.T) {
 	for _, a := range keys.Algorithms() {
 		algs = append(algs, string(a))
 	}
-	for name, want := range map[string][]string{"Code": codes, "State": states, "Algorithm": algs} {
+	for _, n := range keys.NoticeTypes() {
+		events = append(events, string(n))
+	}
+	approvals := []keys.ApprovalState{
+		keys.ApprovalPending, keys.ApprovalApproved, keys.ApprovalDone, keys.ApprovalFailed, keys.ApprovalRejected, keys.ApprovalExpired,
+	}
+	phases := []keys.Phase{keys.PhaseReserved, keys.PhaseAnnounced, keys.PhaseScheduled, keys.PhaseActivated, keys.PhaseCompleted, keys.PhaseAborted}
+	for name, want := range map[string][]string{
+		"Code": codes, "State": states, "Algorithm": algs, "Event.type": append(events, api.EventReset), "Rotation.phase": texts(phases),
+		"Approval.state": texts(approvals), "Approval.action": {"destroy", "delete-key"},
+		"Acks.require": texts([]keys.AckRequirement{keys.AckAll, keys.AckQuorum, keys.AckNone}), "RotationAcks.require": texts([]keys.AckRequirement{keys.AckAll, keys.AckQuorum}),
+		"Acks.on_timeout":         texts([]keys.OnTimeout{keys.TimeoutAbort, keys.TimeoutActivate}),
+		"RotationAcks.on_timeout": texts([]keys.OnTimeout{keys.TimeoutAbort, keys.TimeoutActivate}),
+		"Policy.after_overlap":    texts([]keys.AfterOverlap{keys.OverlapArchive, keys.OverlapDestroy}),
+	} {
 		slices.Sort(want)
-		if got := enumOf(t, spec.Components.Schemas[name].Value); !slices.Equal(got, want) {
+		if got := enumOf(t, schemaOf(spec, name)); !slices.Equal(got, want) {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
 	}
-	for _, reason := range enumOf(t, spec.Components.Schemas["RotateRequest"].Value.Properties["reason"].Value) {
-		if _, err := keys.ParseReason(reason); err != nil {
-			t.Errorf("the reason %q: %v", reason, err)
+	for _, name := range []string{"RotateRequest.reason", "TriggerResult.reason"} {
+		for _, reason := range enumOf(t, schemaOf(spec, name)) {
+			if _, err := keys.ParseReason(reason); err != nil {
+				t.Errorf("%s %q: %v", name, reason, err)
+			}
 		}
 	}
+	if got := enumOf(t, spec.Components.Parameters["ApprovalState"].Value.Schema.Value); !slices.Equal(got, slices.Sorted(slices.Values(texts(approvals)))) {
+		t.Errorf("the parameter state is %v", got)
+	}
+}
+
+func texts[S ~string](all []S) []string {
+	var out []string
+	for _, s := range all {
+		out = append(out, string(s))
+	}
+	return out
+}
+
+// schemaOf finds a schema, or with a dot in name its member.
+func schemaOf(spec *openapi3.T, name string) *openapi3.Schema {
+	schema, member, isMember := strings.Cut(name, ".")
+	s := spec.Components.Schemas[schema].Value
+	if isMember {
+		return s.Properties[member].Value
+	}
+	return s
 }
 
 // Every code is documented with its status: in the table of the

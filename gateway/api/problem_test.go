@@ -50,6 +50,9 @@ var sentinels = map[string]struct {
 	"ErrAudit":           {keys.ErrAudit, "audit_unavailable", 503},
 	"ErrStore":           {keys.ErrStore, "store_unavailable", 503},
 	"ErrStale":           {keys.ErrStale, "state_stale", 503},
+	"ErrTampered":        {keys.ErrTampered, "data_tampered", 503},
+	"ErrNotSubscribed":   {keys.ErrNotSubscribed, "not_subscribed", 409},
+	"ErrInUse":           {keys.ErrInUse, "version_in_use", 409},
 	"ErrInternal":        {keys.ErrInternal, "internal", 500},
 }
 
