@@ -6,6 +6,11 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"keyhole/audit/merkle"
+	"keyhole/audit/segment"
 )
 
 // batch is what one write and one fsync make durable.
@@ -22,6 +27,9 @@ type entry struct {
 	body  *bodies
 	time  time.Time
 	first uint64 // seq of its first record, set by the committer
+
+	receipt bool
+	leaves  []tlog.Hash // of its records, if receipt; set by the committer
 }
 
 // bodies are encoded records without their heads.
@@ -54,7 +62,7 @@ func (e *bodies) free() {
 // enqueue puts encoded records behind those that wait, and sees to it that a
 // committer is at work. i is their place in the batch. Only then are they
 // given away; on an error the caller keeps them.
-func (l *Log) enqueue(body *bodies) (b *batch, i int, err error) {
+func (l *Log) enqueue(body *bodies, receipt bool) (b *batch, i int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -67,7 +75,7 @@ func (l *Log) enqueue(body *bodies) (b *batch, i int, err error) {
 		return nil, 0, errQueue
 	}
 	l.checkClock()
-	l.push(entry{body: body, time: l.last})
+	l.push(entry{body: body, time: l.last, receipt: receipt})
 	l.start()
 	return l.queue, len(l.queue.entries) - 1, nil
 }
@@ -180,6 +188,7 @@ func (l *Log) settle(b *batch, f *fault, probe bool, err error) {
 	defer l.mu.Unlock()
 	l.began = time.Time{}
 	if err == nil {
+		l.head = l.tree
 		if l.fault != nil {
 			l.log.Info("the audit log is written again", "since", l.fault.since, "refused", l.fault.refused)
 		}
@@ -200,32 +209,67 @@ func (l *Log) settle(b *batch, f *fault, probe bool, err error) {
 // due reports whether to try again to get over the fault. l.mu is held.
 func (l *Log) due() bool { return !time.Now().Before(l.fault.next) }
 
-// write puts a batch at the end of the segment. When that fails the segment
-// is given up: see the package comment. Only the committer calls it.
+// write puts a batch at the end of the log: its nodes into the tree's file,
+// which a crash may lose, then its lines into the segment, which it may not.
+// When that fails the segment is given up: see the package comment. Only the
+// committer calls it.
 func (l *Log) write(b *batch) error {
-	seq, at := l.seq, l.wrote
-	l.buf = l.buf[:0]
+	if err := l.nextSegment(); err != nil {
+		l.seg.f.Close()
+		return err
+	}
+	seq, at, before := l.seq, l.wrote, l.tree
+	l.buf, l.stored = l.buf[:0], l.stored[:0]
 	for i := range b.entries {
 		e := &b.entries[i]
 		e.first = seq
 		at = later(at, e.time) // the record of a repair went in front of some that were older
 		from := 0
 		for _, end := range e.body.ends {
+			line := len(l.buf)
 			l.buf = appendHead(l.buf, seq, at)
 			l.buf = append(l.buf, e.body.b[from:end]...)
+			leaf := merkle.LeafHash(l.buf[line:])
+			l.stored = l.tree.Append(l.stored, leaf)
+			if e.receipt {
+				e.leaves = append(e.leaves, leaf)
+			}
 			seq++
 			from = end
 		}
 	}
-	err := l.seg.append(l.buf)
+	err := l.nodes.Put(before.Size(), l.stored)
+	if err == nil {
+		err = l.seg.append(l.buf)
+	}
 	if cap(l.buf) > maxKept {
-		l.buf = nil
+		l.buf, l.stored = nil, nil
 	}
 	if err != nil {
+		l.tree = before
 		l.seg.f.Close() // nothing that it could still say is of use
 		return err
 	}
+	if l.segBegan.IsZero() {
+		l.segBegan = at
+	}
 	l.seq, l.wrote = seq, at
+	return nil
+}
+
+// nextSegment seals the segment that is written on and begins another one, if
+// it is time for that.
+func (l *Log) nextSegment() error {
+	if l.seg.size < l.maxSize && (l.segBegan.IsZero() || l.clock().Sub(l.segBegan) < l.maxAge) || l.seg.size == 0 {
+		return nil
+	}
+	next, err := createSegment(segment.Path(l.dir, l.seg.number+1))
+	if err != nil {
+		return fmt.Errorf("beginning a segment of the audit log: %w", err)
+	}
+	// Whoever seals it later finds what was acknowledged; closing cannot undo it.
+	_ = l.seg.f.Close()
+	l.seg, l.segBegan = next, time.Time{}
 	return nil
 }
 
@@ -239,17 +283,20 @@ func (l *Log) reopen(f *fault) error {
 	}
 	l.seg = seg
 	l.mu.Lock()
-	b := l.recovered(f, cut)
+	b := l.recovered(f, cut, false)
 	l.mu.Unlock()
 	return l.write(b)
 }
 
 // recovered is the batch that records a repair.
-func (l *Log) recovered(f *fault, cut int64) *batch {
+func (l *Log) recovered(f *fault, cut int64, rebuilt bool) *batch {
 	l.last = later(l.last, l.clock())
 	r := Record{
 		Principal: SystemPrincipal, Action: ActionRecover, Outcome: OutcomeOK,
 		Details: map[string]string{"bytes_cut": strconv.FormatInt(cut, 10)},
+	}
+	if rebuilt {
+		r.Details["hashes"] = "rebuilt"
 	}
 	if f != nil {
 		r.Details["error"] = f.err.Error()

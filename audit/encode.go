@@ -17,10 +17,6 @@ const (
 	more      = "..."
 )
 
-// maxLine is more than the longest line: every string at its bound and every
-// byte of it escaped.
-const maxLine = 2 << 20
-
 // timeFormat has a fixed width: lines sort by time as text.
 const timeFormat = "2006-01-02T15:04:05.000000000Z"
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"keyhole/audit/segment"
 	"maps"
 	"reflect"
 	"slices"
@@ -76,15 +77,15 @@ func checkRoundTrip(t *testing.T, r Record) {
 	if again := encodeLine(r); !bytes.Equal(line, again) {
 		t.Fatalf("two encodings:\n%s%s", line, again)
 	}
-	if bytes.IndexByte(line, '\n') != len(line)-1 || len(line) > maxLine {
-		t.Fatalf("not one line of %d bytes at most: %q", maxLine, line)
+	if bytes.IndexByte(line, '\n') != len(line)-1 || len(line) > segment.MaxLine {
+		t.Fatalf("not one line of %d bytes at most: %q", segment.MaxLine, line)
 	}
 	for _, c := range string(line[:len(line)-1]) {
 		if c < ' ' || c == 0x7f || c == 0x9b || c == 0x202e || c == 0x2028 {
 			t.Fatalf("the line holds %U", c)
 		}
 	}
-	got, err := parseLine(line)
+	got, err := ParseLine(line)
 	if err != nil {
 		t.Fatalf("%v: %s", err, line)
 	}
@@ -172,12 +173,12 @@ func TestBounds(t *testing.T) {
 		r.Policies = append(r.Policies, long)
 		r.Details[fmt.Sprintf("%04d%s", i, long)] = long
 	}
-	checkRoundTrip(t, r) // and is not longer than maxLine
+	checkRoundTrip(t, r) // and is not longer than segment.MaxLine
 	r.Details["..."] = "taken"
 	checkRoundTrip(t, r)
 
 	for _, at := range []time.Time{time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(123456, 1, 1, 0, 0, 0, 0, time.UTC)} {
-		if got, err := parseLine(encodeLine(Record{StartedAt: at})); err != nil || got.StartedAt.Equal(at) {
+		if got, err := ParseLine(encodeLine(Record{StartedAt: at})); err != nil || got.StartedAt.Equal(at) {
 			t.Errorf("%s became %s, %v", at, got.StartedAt, err)
 		}
 	}
@@ -206,7 +207,7 @@ func FuzzParseLine(f *testing.F) {
 	f.Add([]byte("{}\n"))
 	f.Add([]byte("null\n"))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		r, err := parseLine(line)
+		r, err := ParseLine(line)
 		if err != nil {
 			return
 		}

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"keyhole/audit/segment"
 )
 
 // Every durable change of the disk is made in this file. Each function
@@ -33,18 +36,19 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// segment is one file of the log, open for writing at its end.
-type segment struct {
-	path string
-	f    *os.File
-	info os.FileInfo // which file f is
-	size int64       // bytes that are durable and acknowledged
-	last []byte      // the line that ends there; empty: none
+// openFile is a segment that is open for writing at its end.
+type openFile struct {
+	path   string
+	number int
+	f      *os.File
+	info   os.FileInfo // which file f is
+	size   int64       // bytes that are durable and acknowledged
+	last   []byte      // the line that ends there; empty: none
 }
 
 // createSegment makes an empty segment that must not exist: open
 // O_CREAT|O_EXCL|O_APPEND 0600, fsync, fsync of the directory.
-func createSegment(path string) (*segment, error) {
+func createSegment(path string) (*openFile, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
@@ -53,14 +57,14 @@ func createSegment(path string) (*segment, error) {
 	if err = errors.Join(err, f.Sync(), syncDir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &segment{path: path, f: f, info: info}, nil
+	return &openFile{path: path, number: segment.Number(path), f: f, info: info}, nil
 }
 
 // openSegment opens a segment for writing behind its first size bytes, of
 // which last are the end, and cuts what is behind them: open O_APPEND, fstat,
 // pread, ftruncate where there is something to cut, fsync. It returns the
 // number of bytes cut. A file that does not hold those bytes is left alone.
-func openSegment(path string, size int64, last []byte) (s *segment, cut int64, err error) {
+func openSegment(path string, size int64, last []byte) (s *openFile, cut int64, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
 	if err != nil {
 		return nil, 0, err
@@ -92,14 +96,14 @@ func openSegment(path string, size int64, last []byte) (s *segment, cut int64, e
 	if err := f.Sync(); err != nil {
 		return nil, 0, err
 	}
-	return &segment{path: path, f: f, info: info, size: size, last: last}, cut, nil
+	return &openFile{path: path, number: segment.Number(path), f: f, info: info, size: size, last: last}, cut, nil
 }
 
 // append adds lines at the end: write, fsync, stat. The last one sees that
 // the file is still the one of that name and holds these bytes at its end,
 // and not one that was moved, removed or cut while the log had it open.
 // After an error the segment is not to be written again.
-func (s *segment) append(b []byte) error {
+func (s *openFile) append(b []byte) error {
 	if _, err := s.f.Write(b); err != nil {
 		return err
 	}
@@ -117,4 +121,47 @@ func (s *segment) append(b []byte) error {
 	s.size = size
 	s.last = append(s.last[:0], b[bytes.LastIndexByte(b[:len(b)-1], '\n')+1:]...)
 	return nil
+}
+
+// writeFile makes a small file that must not exist: open O_CREAT|O_EXCL 0600,
+// write, fsync, rename onto its name, fsync of the directory.
+func writeFile(path string, content []byte) error {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// appendDurably adds b at the end of a file that is open for that: write,
+// fsync. What an error leaves of b is cut off again, as well as can be.
+func appendDurably(f *os.File, b []byte) error {
+	n, err := f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil && n > 0 {
+		return errors.Join(err, cutEnd(f, int64(n)))
+	}
+	return err
+}
+
+// cutEnd removes the last n bytes of a file: fstat, ftruncate, fsync.
+func cutEnd(f *os.File, n int64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(info.Size()-n), f.Sync())
 }

@@ -9,6 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
+	"keyhole/audit/checkpoint"
+	"keyhole/audit/merkle"
 	"keyhole/keys"
 )
 
@@ -21,6 +25,13 @@ type Config struct {
 	// Observe is told of every commit: how many records, how long the write
 	// and fsync took, and how it ended. It must not wait.
 	Observe func(records int, d time.Duration, err error)
+	// Keys are the audit keys that the checkpoints found are checked with;
+	// nil: they are believed, as long as nothing needs repair.
+	Keys *checkpoint.Keys
+	// A segment is sealed and the next one begun when it has grown or aged
+	// beyond these (default 64 MiB and 24 h).
+	SegmentSize int64
+	SegmentAge  time.Duration
 }
 
 // Bounds of waiting.
@@ -39,6 +50,10 @@ type Log struct {
 	log     *slog.Logger
 	observe func(records int, d time.Duration, err error)
 	lock    *os.File
+	keys    *checkpoint.Keys
+	maxSize int64
+	maxAge  time.Duration
+	origin  string
 
 	mu      sync.Mutex
 	queue   *batch    // the next commit; nil while it has no records
@@ -48,14 +63,25 @@ type Log struct {
 	behind  bool      // the clock is behind last, and that was recorded
 	fault   *fault    // nil: the last commit went well
 	closed  bool
+	head    merkle.Tree // of what is durable
+
+	vouching    sync.Mutex // guards what follows
+	checkpoints *os.File
+	vouched     checkpoint.Checkpoint // the last one
+	signed      []byte                // it, signed; nil: there is none
+	signer      string                // its key; "": it was not checked
 
 	committers sync.WaitGroup
 
 	// Owned by the committer, and by Open before there is one.
-	seg   *segment
-	seq   uint64    // of the next record
-	wrote time.Time // time of the last record
-	buf   []byte    // the batch being written
+	seg      *openFile
+	segBegan time.Time // time of its first record; zero: it has none
+	seq      uint64    // of the next record
+	wrote    time.Time // time of the last record
+	buf      []byte    // the batch being written
+	nodes    *merkle.File
+	tree     merkle.Tree
+	stored   []byte // nodes of the batch being written
 }
 
 // fault is why nothing can be written at present.
@@ -71,7 +97,7 @@ type fault struct {
 // that is recorded. Errors: ErrInUse where another process has the log, a
 // *LineError where it is damaged.
 func Open(c Config) (*Log, error) {
-	l := &Log{dir: c.Dir, node: c.Node, now: c.Now, log: c.Log, observe: c.Observe}
+	l := &Log{dir: c.Dir, node: c.Node, now: c.Now, log: c.Log, observe: c.Observe, keys: c.Keys, maxSize: c.SegmentSize, maxAge: c.SegmentAge}
 	if l.dir == "" {
 		return nil, errors.New("the audit log needs a directory")
 	}
@@ -88,6 +114,12 @@ func Open(c Config) (*Log, error) {
 	if l.log == nil {
 		l.log = slog.Default()
 	}
+	if l.maxSize <= 0 {
+		l.maxSize = 64 << 20
+	}
+	if l.maxAge <= 0 {
+		l.maxAge = 24 * time.Hour
+	}
 	if l.observe == nil {
 		l.observe = func(int, time.Duration, error) {}
 	}
@@ -99,72 +131,10 @@ func Open(c Config) (*Log, error) {
 		return nil, err
 	}
 	l.lock = lock
-	if err := l.openLast(); err != nil {
-		err = errors.Join(err, unlockDir(lock))
-		if l.seg != nil {
-			err = errors.Join(err, l.seg.f.Close())
-		}
-		return nil, err
+	if err := l.openFiles(); err != nil {
+		return nil, errors.Join(err, l.closeFiles(), unlockDir(lock))
 	}
 	return l, nil
-}
-
-// openLast finds where the log ends and opens its last segment there.
-func (l *Log) openLast() error {
-	first, count, err := segments(l.dir)
-	if err != nil {
-		return fmt.Errorf("opening the audit log: %w", err)
-	}
-	if count == 0 {
-		l.seg, err = createSegment(segmentPath(l.dir, 1))
-		if err != nil {
-			return fmt.Errorf("beginning the audit log: %w", err)
-		}
-		return nil
-	}
-	n := first + count - 1
-	end, err := readTail(segmentPath(l.dir, n), n == 1)
-	if err != nil {
-		return damaged(err)
-	}
-	last := end
-	if len(end.line) == 0 && n > first { // a crash came between making a segment and its first record
-		if last, err = readTail(segmentPath(l.dir, n-1), false); err != nil {
-			return damaged(err)
-		}
-		if last.torn != 0 {
-			return fmt.Errorf("the audit log is damaged and is not written on: %s ends in the middle of a line; put it back from a backup", segmentPath(l.dir, n-1))
-		}
-	}
-	if len(last.line) > 0 {
-		l.seq, l.last, l.wrote = last.last.Seq+1, last.last.Time, last.last.Time
-	}
-	seg, cut, err := openSegment(segmentPath(l.dir, n), end.size, end.line)
-	if err != nil {
-		return fmt.Errorf("opening the audit log: %w", err)
-	}
-	l.seg = seg
-	if cut == 0 {
-		return nil
-	}
-	l.log.Warn("cut an unfinished line off the audit log; it was never acknowledged", "file", seg.path, "bytes", cut)
-	if err := l.write(l.recovered(nil, cut)); err != nil {
-		return fmt.Errorf("recording the repair of the audit log: %w", err)
-	}
-	return nil
-}
-
-func damaged(err error) error {
-	var line *LineError
-	if !errors.As(err, &line) {
-		return fmt.Errorf("opening the audit log: %w", err)
-	}
-	err = fmt.Errorf("the audit log is damaged and is not written on: %w. Keep a copy of the directory, then put the file back from a backup", err)
-	if line.Offset > 0 {
-		err = fmt.Errorf("%w. If the machine lost power when this line was written, nothing from it on was acknowledged, and cutting there is safe: truncate -s %d %s",
-			err, line.Offset, line.File)
-	}
-	return err
 }
 
 // Append writes records and returns the seq of the first one when all are
@@ -173,17 +143,29 @@ func damaged(err error) error {
 // found in the log. That is so in particular when ctx ended before the disk
 // had answered.
 func (l *Log) Append(ctx context.Context, recs ...Record) (first uint64, err error) {
+	first, _, err = l.append(ctx, false, recs)
+	return first, err
+}
+
+// AppendReceipt is Append and also returns the leaf hash of each record's
+// line: who keeps seq and hash can have it proved later that the record is
+// in the log.
+func (l *Log) AppendReceipt(ctx context.Context, recs ...Record) (first uint64, leaves []tlog.Hash, err error) {
+	return l.append(ctx, true, recs)
+}
+
+func (l *Log) append(ctx context.Context, receipt bool, recs []Record) (first uint64, leaves []tlog.Hash, err error) {
 	if len(recs) == 0 {
-		return 0, nil
+		return 0, nil, nil
 	}
 	if ctx.Err() != nil {
-		return 0, errLate
+		return 0, nil, errLate
 	}
 	buf := l.encode(recs)
-	b, i, err := l.enqueue(buf)
+	b, i, err := l.enqueue(buf, receipt)
 	if err != nil {
 		buf.free()
-		return 0, err
+		return 0, nil, err
 	}
 	select {
 	case <-b.done:
@@ -191,13 +173,13 @@ func (l *Log) Append(ctx context.Context, recs ...Record) (first uint64, err err
 		select {
 		case <-b.done: // both: it is durable, or known not to be
 		default:
-			return 0, errLate
+			return 0, nil, errLate
 		}
 	}
 	if b.err != nil {
-		return 0, b.err
+		return 0, nil, b.err
 	}
-	return b.entries[i].first, nil
+	return b.entries[i].first, b.entries[i].leaves, nil
 }
 
 // Health returns nil, or why nothing can be recorded at present. While there
@@ -231,13 +213,13 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.mu.Unlock()
 	l.committers.Wait()
+	l.vouching.Lock() // a checkpoint may be under way
+	defer l.vouching.Unlock()
 	var err error
 	if l.fault != nil {
 		err = fmt.Errorf("%w: %w", keys.ErrAudit, l.fault.err)
-	} else {
-		err = l.seg.f.Close()
 	}
-	return errors.Join(err, unlockDir(l.lock))
+	return errors.Join(err, l.closeFiles(), unlockDir(l.lock))
 }
 
 var (

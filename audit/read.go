@@ -1,9 +1,11 @@
 package audit
 
 import (
+	"errors"
 	"fmt"
 	"iter"
-	"os"
+
+	"keyhole/audit/segment"
 )
 
 // Read returns the records of the log in dir, in order. It is strict: the
@@ -12,48 +14,26 @@ import (
 // line; of a log that is being written the last line may be ErrTorn.
 func Read(dir string) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		first, count, err := segments(dir)
+		files, err := segment.List(dir)
 		if err != nil {
 			yield(Record{}, fmt.Errorf("reading the audit log: %w", err))
 			return
 		}
-		c := chain{fromSeq: first == 1}
-		for n := first; n < first+count; n++ {
-			if !readSegment(segmentPath(dir, n), &c, yield) {
+		c := chain{fromSeq: len(files) > 0 && files[0].Number == 1}
+		for l, err := range segment.Lines(files) {
+			var line *LineError
+			if err != nil && !errors.As(err, &line) {
+				err = fmt.Errorf("reading the audit log: %w", err)
+			}
+			var r Record
+			if err == nil {
+				if r, err = c.next(l.Bytes); err != nil {
+					err = l.Errorf("%w", err)
+				}
+			}
+			if !yield(r, err) || err != nil {
 				return
 			}
 		}
 	}
-}
-
-// readSegment yields the records of one segment and reports whether to go on.
-func readSegment(path string, c *chain, yield func(Record, error) bool) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		yield(Record{}, fmt.Errorf("reading the audit log: %w", err))
-		return false
-	}
-	defer f.Close()
-	at := LineError{File: path}
-	sc := lineScanner(f)
-	for sc.Scan() {
-		at.Line++
-		r, err := c.next(sc.Bytes())
-		if err != nil {
-			at.Err = err
-			yield(Record{}, &at)
-			return false
-		}
-		if !yield(r, nil) {
-			return false
-		}
-		at.Offset += int64(len(sc.Bytes()))
-	}
-	if err := sc.Err(); err != nil {
-		at.Line++
-		at.Err = err
-		yield(Record{}, &at)
-		return false
-	}
-	return true
 }

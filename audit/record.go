@@ -15,7 +15,8 @@ const (
 	// ActionRecover: the log was repaired and goes on. Details say what was
 	// cut ("bytes_cut"), and after an outage in the middle of a run also why
 	// and since when nothing could be recorded ("error", "since") and how many
-	// records were refused meanwhile ("refused").
+	// records were refused meanwhile ("refused"); "hashes" is "rebuilt" where
+	// the nodes of the Merkle tree had to be made anew from the lines.
 	ActionRecover = "audit-recover"
 	// ActionClock: the clock was found behind the last record. Details hold
 	// what it said ("clock"). Until it has caught up, records bear the time of
