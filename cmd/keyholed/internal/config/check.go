@@ -33,6 +33,9 @@ func check(c *Config, found strictyaml.Errors) strictyaml.Errors {
 	k.tokens()
 	k.auth()
 	k.storage()
+	k.rotation()
+	k.triggers()
+	k.webhooks()
 	k.limits()
 	return k.problems
 }

@@ -18,6 +18,7 @@ type Config struct {
 	File string `yaml:"-"` // where it was read from
 
 	Node           string            `yaml:"node"`
+	Development    bool              `yaml:"development"`
 	Listen         string            `yaml:"listen"`
 	TLS            TLS               `yaml:"tls"`
 	Ops            Ops               `yaml:"ops"`
@@ -27,6 +28,10 @@ type Config struct {
 	Audit          Audit             `yaml:"audit"`
 	Auth           Auth              `yaml:"auth"`
 	Policies       Policies          `yaml:"policies"`
+	Rotation       Rotation          `yaml:"rotation"`
+	Triggers       []Trigger         `yaml:"triggers"`
+	Events         Events            `yaml:"events"`
+	Webhooks       []Webhook         `yaml:"webhooks"`
 	Limits         Limits            `yaml:"limits"`
 	Request        Request           `yaml:"request"`
 	Log            Log               `yaml:"log"`
@@ -122,6 +127,46 @@ type MTLS struct {
 // Policies are Cedar files, or directories of them.
 type Policies struct {
 	Files []string `yaml:"files,path"`
+}
+
+// Rotation bounds the policies of keys and says which acts need two people.
+type Rotation struct {
+	MinPeriod       time.Duration `yaml:"min_period"`
+	MinDestroyDelay time.Duration `yaml:"min_destroy_delay"`
+	Propagation     time.Duration `yaml:"propagation"`
+	TwoPeople       []string      `yaml:"two_people"` // of the TwoPeople constants
+	ApprovalLife    time.Duration `yaml:"approval_life"`
+}
+
+// Acts that may need a second person.
+const (
+	TwoPeopleDestroy   = "destroy"
+	TwoPeopleDeleteKey = "delete-key"
+)
+
+// Trigger rotates keys when something outside orders it.
+type Trigger struct {
+	Name   string   `yaml:"name"`
+	Keys   []string `yaml:"keys"`
+	Reason string   `yaml:"reason"`
+}
+
+// Events is the stream of events.
+type Events struct {
+	Keep time.Duration `yaml:"keep"`
+}
+
+// Webhook is an endpoint that events are delivered to. Its URL may hold a
+// secret: nothing shows it.
+type Webhook struct {
+	Name        string        `yaml:"name"`
+	URL         string        `yaml:"url"`
+	Keys        []string      `yaml:"keys"`   // empty: of every key
+	Events      []string      `yaml:"events"` // empty: every type
+	SigningKey  string        `yaml:"signing_key"`
+	CAFile      string        `yaml:"ca_file,path"` // "": the system's CAs
+	Timeout     time.Duration `yaml:"timeout"`
+	GiveUpAfter time.Duration `yaml:"give_up_after"`
 }
 
 // Limits bound what one caller can take.

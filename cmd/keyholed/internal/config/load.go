@@ -21,6 +21,11 @@ func Default() *Config {
 		TLS:    TLS{MinVersion: "1.3"},
 		Ops:    Ops{Listen: "127.0.0.1:9443"},
 		Store:  Store{MaxStaleness: 30 * time.Second, Poll: time.Second},
+		Rotation: Rotation{
+			MinPeriod: time.Hour, MinDestroyDelay: 24 * time.Hour,
+			TwoPeople: []string{TwoPeopleDestroy, TwoPeopleDeleteKey}, ApprovalLife: 24 * time.Hour,
+		},
+		Events: Events{Keep: 30 * 24 * time.Hour},
 		Auth:   Auth{Leeway: 10 * time.Second, MTLS: MTLS{Names: []string{"spiffe", "dns", "cn"}}},
 		Limits: Limits{
 			InFlight:              512,
@@ -45,6 +50,9 @@ func (t *Token) SetDefaults() {
 func (i *Issuer) SetDefaults() {
 	i.SubjectClaim, i.GroupsClaim, i.MaxLifetime = "sub", "groups", 24*time.Hour
 }
+
+// SetDefaults implements strictyaml.Defaulter.
+func (w *Webhook) SetDefaults() { w.Timeout, w.GiveUpAfter = 10*time.Second, 24*time.Hour }
 
 // Load reads and checks a file. An error about its contents is
 // strictyaml.Errors; any

@@ -85,7 +85,7 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"unknown key", "log:\n  level: info", "log:\n  levl: info", []string{`25 log.levl: did you mean "level"?`}},
 		{"unknown key at the top", "listen: 127.0.0.1:8443", "lisen: 127.0.0.1:8443", []string{`2 lisen: did you mean "listen"?`}},
-		{"unknown key, nothing like it", "log:", "frobnicate: 1\nlog:", []string{`24 frobnicate: unknown key; known here: node, listen, tls`}},
+		{"unknown key, nothing like it", "log:", "frobnicate: 1\nlog:", []string{`24 frobnicate: unknown key; known here: node, development, listen, tls`}},
 		{"unknown key in a list", "    label: keyhole", "    lable: keyhole\n    serial: a", []string{`9 tokens[0].lable: did you mean "label"?`}},
 		{"twice", "node: gw1", "node: gw1\nnode: gw2", []string{`2 node: is given twice, first in line 1`}},
 		{"PIN in the file", "    pin_file: pin", `    pin: "1234"`, []string{`7 tokens[0]: give either pin_file or pin_env`, `10 tokens[0].pin: name a file that holds it in pin_file`}},
@@ -140,6 +140,28 @@ func TestMistakes(t *testing.T) {
 		{"client CA missing", "  key_file: server.key", "  key_file: server.key\n  client_auth: required", []string{`3 tls.client_ca_file: is missing`}},
 		{"client CA without effect", "  key_file: server.key", "  key_file: server.key\n  client_auth: none\n  client_ca_file: ca.crt", []string{`6 tls.client_auth: yet client_ca_file is given`}},
 		{"two tokens of a name", "store:", "  - {name: main, module: module.so, serial: \"1\", pin_file: pin}\nstore:", []string{`11 tokens[1].name: names two tokens`}},
+		{"short destroy delay", "log:", "rotation: {min_destroy_delay: 1h}\nlog:", []string{`24 rotation.min_destroy_delay: needs development: true`}},
+		{"short period", "log:", "rotation: {min_period: 10s}\nlog:", []string{`24 rotation.min_period: needs development: true`}},
+		{"shortest period", "log:", "development: true\nrotation: {min_period: 10ms}\nlog:", []string{`25 rotation.min_period: between 1s and`}},
+		{"act for two", "log:", "rotation: {two_people: [destroy, delete-keys]}\nlog:", []string{`24 rotation.two_people[1]: did you mean "delete-key"?`}},
+		{"act for two, twice", "log:", "rotation: {two_people: [destroy, destroy]}\nlog:", []string{`24 rotation.two_people[1]: is given twice`}},
+		{"life of approvals", "log:", "rotation: {approval_life: 1s}\nlog:", []string{`24 rotation.approval_life: between 1m0s and`}},
+		{"trigger without keys", "log:", "triggers:\n  - name: deployed\n    reason: deployment\nlog:", []string{`25 triggers[0].keys: is missing`}},
+		{"trigger with a wildcard", "log:", "triggers:\n  - {name: deployed, keys: [\"*\"], reason: deployment}\nlog:", []string{`25 triggers[0].keys[0]: without wildcards`}},
+		{"trigger's key twice", "log:", "triggers:\n  - {name: deployed, keys: [a, a], reason: deployment}\nlog:", []string{`25 triggers[0].keys[1]: is given twice`}},
+		{"trigger's reason", "log:", "triggers:\n  - {name: deployed, keys: [a], reason: deploy}\nlog:", []string{`25 triggers[0].reason: use "scheduled"`}},
+		{"trigger without a reason", "log:", "triggers:\n  - {name: deployed, keys: [a]}\nlog:", []string{`25 triggers[0].reason: is missing`}},
+		{"two triggers of a name", "log:", "triggers:\n  - {name: a, keys: [a], reason: manual}\n  - {name: a, keys: [a], reason: manual}\nlog:", []string{`26 triggers[1].name: names two triggers`}},
+		{"events not kept", "log:", "events: {keep: 1m}\nlog:", []string{`24 events.keep: between 1h0m0s and`}},
+		{"webhook over http", "log:", "webhooks:\n  - {name: siem, url: \"http://siem.example/s3cr3t\", signing_key: hooks}\nlog:", []string{`25 webhooks[0].url: must be https`}},
+		{"webhook with a password", "log:", "webhooks:\n  - {name: siem, url: \"https://u:s3cr3t@siem.example/\", signing_key: hooks}\nlog:", []string{`25 webhooks[0].url: holds a user or password`}},
+		{"webhook without a host", "log:", "webhooks:\n  - {name: siem, url: \"https:///s3cr3t\", signing_key: hooks}\nlog:", []string{`25 webhooks[0].url: is no URL`}},
+		{"webhook without a key", "log:", "webhooks:\n  - {name: siem, url: \"https://siem.example/\"}\nlog:", []string{`25 webhooks[0].signing_key: is missing`}},
+		{"webhook's event", "log:", "webhooks:\n  - {name: siem, url: \"https://siem.example/\", signing_key: hooks, events: [version.activate]}\nlog:", []string{`25 webhooks[0].events[0]: did you mean "version.activated"?`}},
+		{"webhook that is patient", "log:", "webhooks:\n  - {name: siem, url: \"https://siem.example/\", signing_key: hooks, give_up_after: 30s}\nlog:", []string{`25 webhooks[0].give_up_after: between 1m0s and`}},
+		{"webhook more patient than events", "log:", "events: {keep: 2h}\nwebhooks:\n  - {name: siem, url: \"https://siem.example/\", signing_key: hooks}\nlog:", []string{`26 webhooks[0].give_up_after: events are kept for 2h0m0s`}},
+		{"webhook's CA", "log:", "webhooks:\n  - {name: siem, url: \"https://siem.example/\", signing_key: hooks, ca_file: nowhere.crt}\nlog:", []string{`25 webhooks[0].ca_file: does not exist`}},
+		{"two webhooks of a name", "log:", "webhooks:\n  - {name: a, url: \"https://a.example/\", signing_key: hooks}\n  - {name: a, url: \"https://a.example/\", signing_key: hooks}\nlog:", []string{`26 webhooks[1].name: names two webhooks`}},
 		{"several at once", "node: gw1\nlisten: 127.0.0.1:8443\ntls:\n  cert_file: server.crt\n  key_file: server.key\ntokens:\n  - name: main\n    module: module.so\n", "nod: gw1\ntls: yes\ntokens:\n  - name: main\n",
 			[]string{`1 nod: did you mean "node"?`, `2 tls: takes a section`, `4 tokens[0].module: is missing`}},
 	} {
@@ -171,10 +193,24 @@ func TestMistakes(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("mistakes (-want +got):\n%s\nall: %v", diff, err)
 			}
-			if strings.Contains(err.Error(), "987654") {
-				t.Errorf("the error shows what may be a PIN: %v", err)
+			if strings.Contains(err.Error(), "987654") || strings.Contains(err.Error(), "s3cr3t") {
+				t.Errorf("the error shows a secret: %v", err)
 			}
 		})
+	}
+}
+
+// What production forbids is allowed for development.
+func TestDevelopment(t *testing.T) {
+	t.Parallel()
+	dir := workspace(t)
+	text := base + "development: true\nrotation:\n  min_period: 1s\n  min_destroy_delay: 0s\n  two_people: []\n"
+	c, err := parse(filepath.Join(dir, "keyhole.yaml"), []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.Development || c.Rotation.MinPeriod != time.Second || c.Rotation.MinDestroyDelay != 0 || len(c.Rotation.TwoPeople) != 0 || c.Rotation.ApprovalLife != 24*time.Hour {
+		t.Errorf("%+v", c.Rotation)
 	}
 }
 

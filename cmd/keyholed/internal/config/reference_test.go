@@ -53,6 +53,12 @@ func TestReferenceShowsDefaults(t *testing.T) {
 	g := got.Auth.Issuers[0]
 	issuer.Name, issuer.Issuer, issuer.Audience, issuer.Algorithms, issuer.JWKSFile = g.Name, g.Issuer, g.Audience, g.Algorithms, g.JWKSFile
 	want.Auth.Issuers = []Issuer{issuer}
+	want.Triggers = got.Triggers
+	var hook Webhook
+	hook.SetDefaults()
+	h := got.Webhooks[0]
+	hook.Name, hook.URL, hook.Keys, hook.Events, hook.SigningKey = h.Name, h.URL, h.Keys, h.Events, h.SigningKey
+	want.Webhooks = []Webhook{hook}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Errorf("docs/keyhole.yaml does not show the defaults (-default +docs):\n%s", diff)
 	}
