@@ -47,8 +47,8 @@ func (c *call) read(in any) error {
 	return nil
 }
 
-// once takes up the Idempotency-Key. The request is what its method, path
-// and body are, to the byte.
+// once takes up the Idempotency-Key. The request is what its method, path,
+// query and body are, to the byte.
 func (c *call) once(body []byte) error {
 	values := c.r.Header["Idempotency-Key"]
 	switch len(values) {
@@ -59,7 +59,11 @@ func (c *call) once(body []byte) error {
 		return keys.Errorf(keys.ErrMalformed, "there are several Idempotency-Key headers; send one")
 	}
 	sum := sha256.New()
-	sum.Write([]byte(c.r.Method + " " + c.r.URL.Path + "\n"))
+	target := c.r.URL.Path
+	if c.r.URL.RawQuery != "" {
+		target += "?" + c.r.URL.RawQuery
+	}
+	sum.Write([]byte(c.r.Method + " " + target + "\n"))
 	sum.Write(body)
 	c.req.Once = &gateway.Once{Key: values[0], Fingerprint: hex.EncodeToString(sum.Sum(nil)), Status: c.endpoint.once}
 	return nil
@@ -112,21 +116,63 @@ func changing[In, Out any](act func(*call, In) (Out, error), location func(Out) 
 		if location != nil {
 			c.w.Header()["Location"] = []string{location(out)}
 		}
-		if c.req.Once != nil && c.req.Once.Replayed {
-			c.w.Header()["Idempotency-Replayed"] = []string{"true"}
-		}
-		return c.answer(c.endpoint.once, &out)
+		return c.changed(c.endpoint.once, &out)
 	}
+}
+
+// changed answers a request that may carry an Idempotency-Key.
+func (c *call) changed(status int, out any) error {
+	if c.req.Once != nil && c.req.Once.Replayed {
+		c.w.Header()["Idempotency-Replayed"] = []string{"true"}
+	}
+	return c.answer(status, out)
+}
+
+// approved answers an act that may need two people: 200 if it is done, 202
+// while it waits for the second one.
+func (c *call) approved(out api.ActResult) error {
+	if out.Key != nil || out.Approval == nil {
+		return c.changed(http.StatusOK, &out)
+	}
+	c.w.Header()["Location"] = []string{"/v1/admin/approvals/" + out.Approval.ID}
+	return c.changed(http.StatusAccepted, &out)
+}
+
+// nothing takes a body that is empty or {}.
+func (c *call) nothing() error {
+	if c.r.ContentLength != 0 {
+		return c.decode(&struct{}{})
+	}
+	return c.bodiless()
+}
+
+// bodiless takes up the Idempotency-Key of a request that has no body.
+func (c *call) bodiless() error {
+	if c.endpoint.once != 0 {
+		if err := c.once(nil); err != nil {
+			return c.refuse(err)
+		}
+	}
+	return nil
+}
+
+// version is the number in the path. What is wrong with it has been recorded.
+func (c *call) version() (uint32, error) {
+	n, err := strconv.ParseUint(c.vars["version"], 10, 32)
+	if err != nil {
+		return 0, c.refuse(keys.Errorf(keys.ErrVersionNotFound, "there is no version %s: the highest number is 4294967295", c.vars["version"]))
+	}
+	return uint32(n), nil
 }
 
 // onVersion adapts an act on one version.
 func onVersion(act func(context.Context, gateway.Request, string, uint32, api.VersionActRequest) (api.Key, error)) func(*call) error {
 	return changing(func(c *call, in api.VersionActRequest) (api.Key, error) {
-		n, err := strconv.ParseUint(c.vars["version"], 10, 32)
+		n, err := c.version()
 		if err != nil {
-			return api.Key{}, c.refuse(keys.Errorf(keys.ErrVersionNotFound, "there is no version %s: the highest number is 4294967295", c.vars["version"]))
+			return api.Key{}, err
 		}
-		return act(c.ctx, c.req, c.vars["key"], uint32(n), in)
+		return act(c.ctx, c.req, c.vars["key"], n, in)
 	}, nil)
 }
 
@@ -155,7 +201,7 @@ func (c *call) checkQuery() error {
 		if !slices.Contains(c.endpoint.query, name) {
 			return keys.Errorf(keys.ErrMalformed, "the query parameter %+.64q is unknown here", name)
 		}
-		if len(values) > 1 {
+		if len(values) > 1 && name != c.endpoint.repeated {
 			return keys.Errorf(keys.ErrMalformed, "the query parameter %q appears twice", name)
 		}
 	}

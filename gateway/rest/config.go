@@ -17,9 +17,15 @@ type Config struct {
 	MaxBatchBody int64         // bytes of a batch's body (default 8 MiB)
 	MaxInFlight  int           // requests at work at one time (default 1024)
 	MaxBatches   int           // batches among them (default 32), half of them of one caller: they may be large
-	Timeout      time.Duration // of one request, from its headers on (default 30s)
-	Log          *slog.Logger  // faults (default slog.Default())
-	Access       *slog.Logger  // a line per request; nil: none
+	Timeout      time.Duration // of one request, from its headers on (default 30s); of a stream, until it begins
+	MaxStreams   int           // event streams at one time (default 1024), half of them of one caller
+	Heartbeat    time.Duration // between the signs of life of a stream (default 15s)
+	StreamWrite  time.Duration // that a stream's reader may take for what is sent (default 10s)
+	// Draining ends every event stream when it is closed, so that a server
+	// that shuts down need not wait for them. nil: never.
+	Draining <-chan struct{}
+	Log      *slog.Logger // faults (default slog.Default())
+	Access   *slog.Logger // a line per request; nil: none
 	// Observe is told of each request: the route's template or "unmatched",
 	// the method or "other", the status, and how long it took.
 	Observe func(route, method string, code int, d time.Duration)
@@ -41,6 +47,15 @@ func (c Config) withDefaults() Config {
 	if c.Timeout <= 0 {
 		c.Timeout = 30 * time.Second
 	}
+	if c.MaxStreams <= 0 {
+		c.MaxStreams = 1024
+	}
+	if c.Heartbeat <= 0 {
+		c.Heartbeat = 15 * time.Second
+	}
+	if c.StreamWrite <= 0 {
+		c.StreamWrite = 10 * time.Second
+	}
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
@@ -57,12 +72,13 @@ type handler struct {
 	router   router
 	inFlight atomic.Int64
 	batches  *places
+	streams  *places
 }
 
 // New returns the API.
 func New(c Config) http.Handler {
 	c = c.withDefaults()
-	h := &handler{cfg: c, service: c.Service, batches: newPlaces(c.MaxBatches)}
+	h := &handler{cfg: c, service: c.Service, batches: newPlaces(c.MaxBatches), streams: newPlaces(c.MaxStreams)}
 	h.router = newRouter(routes(c.Service))
 	return h
 }
@@ -77,6 +93,7 @@ const (
 	writeTimeout  = 3 * time.Minute
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 32 << 10
+	stuckTimeout  = 30 * time.Second // an HTTP/2 connection whose peer takes nothing more is closed
 )
 
 // NewServer returns a server for the API with the time and size limits that
@@ -89,6 +106,7 @@ func NewServer(h http.Handler, tlsConfig *tls.Config, log *slog.Logger) *http.Se
 		Handler: h, TLSConfig: tlsConfig, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes:               maxHeader,
+		HTTP2:                        &http.HTTP2Config{WriteByteTimeout: stuckTimeout},
 		DisableGeneralOptionsHandler: true, // OPTIONS * is authenticated like everything else
 	}
 }

@@ -20,6 +20,7 @@ type endpoint struct {
 	batch    bool
 	once     int      // status of a success whose request may carry an Idempotency-Key; 0: it may not
 	query    []string // names of the query parameters
+	repeated string   // the one of them that may come several times; "": none
 	serve    func(*call) error
 }
 
@@ -37,6 +38,7 @@ var patterns = strings.NewReplacer(
 	"{key}", "{key:[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?}",
 	"{version}", "{version:[1-9][0-9]{0,9}}",
 	"{id}", "{id:[0-9A-Za-z]{1,64}}",
+	"{name}", "{name:[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?}", // of what is configured
 )
 
 // maxPath is longer than any path that there is, in bytes.
