@@ -1,0 +1,213 @@
+package usage
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+const (
+	tick = time.Second
+	// ioTimeout bounds the store's part of a tick, and of the end.
+	ioTimeout = 10 * time.Second
+	// tickRows bounds the rows that a tick writes only to keep the times of
+	// use and what is reserved up to date.
+	tickRows = 1024
+	// ahead is how much time a reservation is for.
+	ahead = 8 * time.Second
+	// idleAfter is when a triple that is not used gives back all but the
+	// least; evictAfter, when it gives back that too.
+	idleAfter  = 10 * time.Second
+	evictAfter = 10 * time.Minute
+)
+
+// maxLive bounds the triples in memory between two ticks.
+const maxLive = 1 << 16
+
+// Run reserves ahead, keeps what is stored up to date to a second or so, and
+// forgets what is idle, until ctx ends; then it gives back exactly what was
+// not used. The error says that this could not be done: the figures stay too
+// high. Count goes on to work after the end; every use is written by itself.
+func (m *Meter) Run(ctx context.Context) error {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return m.stop(context.WithoutCancel(ctx))
+		case <-t.C:
+			m.note(ctx, m.tick(ctx))
+		case <-m.wake:
+			m.note(ctx, m.topUp(ctx))
+		}
+	}
+}
+
+// note tells of the first failure and of the end of an outage.
+func (m *Meter) note(ctx context.Context, err error) {
+	switch down := err != nil && ctx.Err() == nil; {
+	case down && !m.down:
+		m.log.ErrorContext(ctx, "usage is not written; operations go on while their reservations last", "err", err)
+		m.down = true
+	case err == nil && m.down:
+		m.log.InfoContext(ctx, "usage is written again")
+		m.down = false
+	}
+}
+
+// topUp reserves for those who asked.
+func (m *Meter) topUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	if err := m.acquire(ctx); err != nil {
+		return err
+	}
+	defer m.release()
+	return m.serve(ctx)
+}
+
+// tick looks at everything once.
+func (m *Meter) tick(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	if err := m.acquire(ctx); err != nil {
+		return err
+	}
+	defer m.release()
+	if err := m.serve(ctx); err != nil {
+		return err
+	}
+	plans := m.survey(m.now())
+	if err := m.write(ctx, plans); err != nil {
+		return err
+	}
+	m.evict(plans)
+	if err := m.flushSeen(ctx, tickRows); err != nil {
+		return err
+	}
+	return m.refresh(ctx)
+}
+
+// survey plans what is to be written at a tick: all reservations that run
+// low and all entries that are given up, and of the rest those that were
+// written longest ago.
+func (m *Meter) survey(now time.Time) []*plan {
+	elapsed := max(now.Sub(m.ticked), tick/10)
+	m.ticked = now
+	var must, may []*plan
+	full := m.live.len() > maxLive
+	for _, e := range m.live.all() {
+		e.observe(now, elapsed)
+		p, urgent := e.planTick(now)
+		switch {
+		case p.final || urgent:
+			must = append(must, p)
+		case full || e.unsure || p.target != e.stored || p.last > e.storedLast:
+			may = append(may, p)
+		}
+	}
+	if full {
+		return append(must, m.surplus(may, len(must))...)
+	}
+	slices.SortFunc(may, func(a, b *plan) int { return a.e.storedAt.Compare(b.e.storedAt) })
+	return append(must, may[:min(len(may), tickRows)]...)
+}
+
+// surplus gives up those of a full meter that were idle longest.
+func (m *Meter) surplus(may []*plan, must int) []*plan {
+	excess := min(len(may), max(0, m.live.len()-maxLive*9/10-must))
+	slices.SortFunc(may, func(a, b *plan) int { return cmp.Compare(a.e.last.Load(), b.e.last.Load()) })
+	for _, p := range may[:excess] {
+		p.final = true
+	}
+	return may[:excess]
+}
+
+// observe measures the rate of use.
+func (e *entry) observe(now time.Time, elapsed time.Duration) {
+	used := e.used()
+	if used != e.before {
+		e.busy = now
+	}
+	for k := range kinds {
+		rate := float64(used[k]-min(used[k], e.before[k])) / elapsed.Seconds()
+		e.rate[k] = max(rate, (e.rate[k]+rate)/2)
+		e.block[k] = min(max(uint64(e.rate[k]*ahead.Seconds()), minBlock[k]), maxBlock[k])
+	}
+	e.before = used
+}
+
+// planTick plans the reservation of an entry; urgent: it runs low.
+func (e *entry) planTick(now time.Time) (p *plan, urgent bool) {
+	p = &plan{e: e, target: e.stored, last: e.last.Load(), capped: e.capped.Load()}
+	idle := now.Sub(e.busy)
+	if idle >= evictAfter || idle < -evictAfter { // or the clock stepped back
+		p.final = true
+		return p, false
+	}
+	for k := range kinds {
+		used := e.count[k].used.Load()
+		if used == 0 {
+			continue
+		}
+		left := e.stored[k] - min(e.stored[k], used)
+		switch {
+		case e.count[k].limit.Load() < e.stored[k]: // was closed, or given back in a write that failed
+			p.target[k] = used + e.block[k]
+		case left < e.block[k]/2 && idle < idleAfter:
+			p.target[k], urgent = used+e.block[k], true
+		case left > 4*e.block[k], idle >= idleAfter && left > minBlock[k]:
+			p.target[k] = used + e.block[k]
+		}
+	}
+	return p, urgent
+}
+
+// evict forgets the entries that were closed.
+func (m *Meter) evict(plans []*plan) {
+	gone := map[*entry]bool{}
+	m.mu.Lock()
+	for _, p := range plans {
+		if e := p.e; p.final {
+			gone[e] = true
+			v := m.version(e.of())
+			delete(v.live, e)
+			u := e.usage(e.stored, e.storedLast)
+			v.rest.Add(u)
+			m.cold.forget(e.triple, u)
+		}
+	}
+	m.mu.Unlock()
+	if len(gone) > 0 {
+		m.live.remove(func(_ triple, e *entry) bool { return gone[e] })
+	}
+}
+
+// stop gives everything back.
+func (m *Meter) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
+	defer cancel()
+	if err := m.acquire(ctx); err != nil {
+		return storeError(err)
+	}
+	defer m.release()
+	m.stopped = true
+	// A use that is given up at this very moment may be in the first figures.
+	for range 2 {
+		var plans []*plan
+		for _, e := range m.live.all() {
+			if e.unsure || e.used() != e.stored || e.last.Load() > e.storedLast {
+				plans = append(plans, &plan{e: e, final: true})
+			}
+		}
+		if err := m.write(ctx, plans); err != nil {
+			return fmt.Errorf("giving back what was reserved of usage: %w", storeError(err))
+		}
+	}
+	if err := m.flushSeen(ctx, 0); err != nil {
+		return fmt.Errorf("writing who was seen: %w", storeError(err))
+	}
+	return nil
+}
