@@ -3,9 +3,12 @@ package checkpoint
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
+	"os"
 )
 
 // A file of checkpoints is signed notes one behind the other, each followed
@@ -73,4 +76,25 @@ func splitLines(data []byte, atEOF bool) (int, []byte, error) {
 		return len(data), data, nil
 	}
 	return 0, nil, nil
+}
+
+// Last returns the last signed note of a file of checkpoints, or nil if
+// it has none.
+func Last(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var last []byte
+	for n, err := range Notes(f, nil) {
+		if err != nil {
+			return nil, err
+		}
+		last = n.Signed
+	}
+	return last, nil
 }
