@@ -195,7 +195,7 @@ func (a *Authenticator) authenticate(ctx context.Context, c Credentials) (p Prin
 	holder := p
 	p = t.principal
 	if withCertificate {
-		p.Method = MethodJWTMTLS
+		p.Method, p.Also = MethodJWTMTLS, holder.ID
 		if holder.ExpiresAt.Before(p.ExpiresAt) {
 			p.ExpiresAt = holder.ExpiresAt
 		}

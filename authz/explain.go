@@ -93,8 +93,11 @@ func (p *Policies) account(set *ruleset.Set, rule *ruleset.Rule, r Request) (out
 func inWords(r Request) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", r.Principal.ID, r.Action)
-	if r.Resource.Type == TypeKey {
+	switch r.Resource.Type {
+	case TypeKey:
 		fmt.Fprintf(&b, " with key %s", r.Resource.Name)
+	case TypeTrigger:
+		fmt.Fprintf(&b, " %s", r.Resource.Name)
 	}
 	if len(r.Principal.Groups) > 0 {
 		fmt.Fprintf(&b, " (in %s)", strings.Join(r.Principal.Groups, ", "))

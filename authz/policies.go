@@ -18,14 +18,17 @@ entity Group;
 entity Agent in [Group];
 entity Key { purpose: String } tags String;
 entity Gateway;
+entity Trigger;
 type Context = { method: String, source_ip: ipaddr, version_state: String, payload_size: Long };
 `
 
 // resourcesOf returns the types of resource that an action is asked about.
 func resourcesOf(action string) []string {
 	switch action {
-	case ActionRandom:
+	case ActionRandom, ActionListAgents, ActionBlockAgent, ActionListApprovals, ActionReconcile, ActionListWebhooks, ActionRetryWebhook:
 		return []string{TypeGateway}
+	case ActionTrigger:
+		return []string{TypeTrigger}
 	case ActionJWKS:
 		return []string{TypeKey, TypeGateway}
 	}
@@ -44,8 +47,8 @@ func newSchema() (*ruleset.Schema, error) {
 //
 // In a policy, the principal is Agent::"<principal id>" in Group::"<group>"
 // for each of its groups; the action is one of Actions; the resource is
-// Key::"<name>" with the attribute purpose and the key's tags, or
-// Gateway::"keyhole". The context has method, source_ip, version_state and
+// Key::"<name>" with the attribute purpose and the key's tags,
+// Trigger::"<name>", or Gateway::"keyhole". The context has method, source_ip, version_state and
 // payload_size. A source without an address has the IP 0.0.0.0.
 type Policies struct {
 	schema  *ruleset.Schema

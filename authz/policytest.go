@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -27,9 +28,12 @@ const (
 //	  key: payments
 //	- allow: anonymous
 //	  action: jwks
+//	- allow: jwt:corp:siem
+//	  action: trigger
+//	  trigger: leak
 //
 // A case names one principal, after allow or deny, and an action. Without a
-// key it is about the gateway. by, if given, lists the ids of exactly the
+// key or a trigger it is about the gateway. by, if given, lists the ids of exactly the
 // policies that must decide.
 type Case struct {
 	Name    string            `yaml:"name"`
@@ -38,6 +42,7 @@ type Case struct {
 	Groups  []string          `yaml:"groups"`
 	Action  string            `yaml:"action"`
 	Key     string            `yaml:"key"`
+	Trigger string            `yaml:"trigger"`
 	Purpose string            `yaml:"purpose"` // default: that of the action
 	Tags    map[string]string `yaml:"tags"`
 	Context CaseContext       `yaml:"context"`
@@ -121,19 +126,33 @@ func (c Case) request() (Request, error) {
 			return Request{}, fmt.Errorf("source_ip %q is no IP address", c.Context.SourceIP)
 		}
 	}
-	if c.Key != "" {
+	switch {
+	case c.Key != "" && c.Trigger != "":
+		return Request{}, errors.New("a case is about a key or a trigger, not about both")
+	case c.Trigger != "":
+		r.Resource = Resource{Type: TypeTrigger, Name: c.Trigger}
+	case c.Key != "":
 		r.Resource = Resource{Type: TypeKey, Name: c.Key, Purpose: c.Purpose, Tags: c.Tags}
 		if c.Purpose == "" {
 			r.Resource.Purpose = purposeOf(c.Action)
 		}
 	}
 	if !slices.Contains(resourcesOf(c.Action), r.Resource.Type) {
-		if c.Key == "" {
-			return Request{}, fmt.Errorf("the action %q is about a key, and the case has none", c.Action)
-		}
-		return Request{}, fmt.Errorf("the action %q is not about a key; leave key: out", c.Action)
+		return Request{}, aboutAnother(c.Action, r.Resource.Type)
 	}
 	return r, nil
+}
+
+// aboutAnother says what a case with a resource of the wrong type lacks.
+func aboutAnother(action, got string) error {
+	want := resourcesOf(action)[0]
+	switch {
+	case got == TypeGateway:
+		return fmt.Errorf("the action %q is about a %s, and the case has none", action, strings.ToLower(want))
+	case want == TypeGateway:
+		return fmt.Errorf("the action %q is not about a %s; leave %s: out", action, strings.ToLower(got), strings.ToLower(got))
+	}
+	return fmt.Errorf("the action %q is about a %s, not about a %s", action, strings.ToLower(want), strings.ToLower(got))
 }
 
 func purposeOf(action string) string {

@@ -338,7 +338,7 @@ func TestBothCredentials(t *testing.T) {
 	token := corp.Token(t, corp.Claims("alice", c.now()))
 
 	p := accept(t, a, token, chain)
-	want := authz.Principal{ID: "jwt:corp:alice", Method: "jwt+mtls", ExpiresAt: c.now().Add(time.Minute)}
+	want := authz.Principal{ID: "jwt:corp:alice", Method: "jwt+mtls", ExpiresAt: c.now().Add(time.Minute), Also: "mtls:billing.example.org"}
 	if diff := cmp.Diff(want, p); diff != "" {
 		t.Errorf("the token does not speak: %s", diff)
 	}
