@@ -140,8 +140,11 @@ type StatusSet struct {
 }
 
 // KeyList is a page of keys in order of their names. Next, if not empty, is
-// the after parameter of the next page.
+// the after parameter of the next page. Damaged, on the first page, are the
+// names of keys of which what is stored was altered: nothing is done with
+// them.
 type KeyList struct {
-	Keys []Key  `json:"keys"`
-	Next string `json:"next,omitempty"`
+	Keys    []Key    `json:"keys"`
+	Next    string   `json:"next,omitempty"`
+	Damaged []string `json:"damaged,omitempty"`
 }
