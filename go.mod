@@ -8,6 +8,7 @@ require (
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/MicahParks/jwkset v0.11.4
 	github.com/ThalesGroup/crypto11 v1.6.2
+	github.com/adhocore/gronx v1.20.4
 	github.com/cedar-policy/cedar-go v1.9.0
 	github.com/getkin/kin-openapi v0.153.0
 	github.com/go-jose/go-jose/v4 v4.1.9

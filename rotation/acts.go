@@ -17,17 +17,18 @@ type Update struct {
 	Epoch       uint64 // 0: any
 }
 
-// UpdateKey changes a key. Errors: keys.ErrKeyNotFound, ErrInvalid,
-// ErrConflict (Epoch is given and has moved on), ErrAudit, ErrStore.
+// UpdateKey changes a key. A rotation that is under way keeps the plan that
+// it began with. Errors: keys.ErrKeyNotFound, ErrInvalid, ErrConflict (Epoch
+// is given and has moved on), ErrTampered, ErrAudit, ErrStore.
 func (e *Engine) UpdateKey(ctx context.Context, actor Actor, name string, u Update) (*keys.Key, error) {
 	if u.Policy != nil {
-		if err := u.Policy.Check(e.limits); err != nil {
+		if err := e.CheckPolicy(*u.Policy); err != nil {
 			return nil, err
 		}
 	}
-	return e.act(ctx, actor, name, 0, "update-key", nil, func(k *keys.Key, _ time.Time) (*keys.Key, error) {
+	return e.act(ctx, actor, name, 0, "update-key", nil, func(k *keys.Key, _ time.Time) (store.Change, error) {
 		if u.Epoch != 0 && u.Epoch != k.Epoch {
-			return nil, keys.Errorf(keys.ErrConflict, "key %q is at epoch %d, not %d; read it again", name, k.Epoch, u.Epoch)
+			return store.Change{}, keys.Errorf(keys.ErrConflict, "key %q is at epoch %d, not %d; read it again", name, k.Epoch, u.Epoch)
 		}
 		c := k.Clone()
 		if u.Description != nil {
@@ -39,73 +40,72 @@ func (e *Engine) UpdateKey(ctx context.Context, actor Actor, name string, u Upda
 		if u.Policy != nil {
 			c.Policy = *u.Policy
 		}
-		return c, nil
+		return store.Change{Key: c}, nil
 	})
 }
 
 // Suspend takes a version out of use until Resume. If it was the active one
 // and its predecessor is still in its overlap, the predecessor is active in
-// the meantime. Errors: keys.ErrKeyNotFound, ErrVersionNotFound,
-// ErrVersionState, ErrAudit, ErrStore.
+// the meantime. The rotation of a version that is suspended before its switch
+// stands still until Resume, or until it is aborted.
+//
+// A suspended version still counts as the one whose time runs: its suspension
+// alone makes no rotation due. When its period ends all the same it is
+// rotated, so that the stand-in does not serve for ever; a later Resume then
+// leaves it deactivated, because its time is over.
+//
+// Errors: keys.ErrKeyNotFound, ErrVersionNotFound, ErrVersionState,
+// ErrTampered, ErrAudit, ErrStore.
 func (e *Engine) Suspend(ctx context.Context, actor Actor, name string, n uint32, note string) (*keys.Key, error) {
-	return e.event(ctx, actor, name, n, "suspend", keys.EventSuspend, note)
+	return e.event(ctx, actor, name, n, "suspend", keys.EventSuspend, keys.NoticeSuspended, note)
 }
 
 // Resume undoes Suspend. Errors as Suspend.
 func (e *Engine) Resume(ctx context.Context, actor Actor, name string, n uint32, note string) (*keys.Key, error) {
-	return e.event(ctx, actor, name, n, "resume", keys.EventResume, note)
+	return e.event(ctx, actor, name, n, "resume", keys.EventResume, keys.NoticeResumed, note)
 }
 
-// Revoke declares a version compromised, at once and for good. If it was the
-// newest in use a successor is generated and activated; should that fail the
-// revocation stands all the same, and Run goes on trying. Errors as Suspend.
-func (e *Engine) Revoke(ctx context.Context, actor Actor, name string, n uint32, note string) (*keys.Key, error) {
-	ctx, cancel := detach(ctx)
-	defer cancel()
-	k, err := e.event(ctx, actor, name, n, "revoke", keys.EventRevoke, note)
-	if err != nil {
-		return nil, err
-	}
-	if reason, due := dueReason(k, e.clock()); !due || reason != keys.ReasonCompromise {
-		return k, nil
-	}
-	if err := e.rotateDue(ctx, actor, name); err != nil {
-		e.log.ErrorContext(ctx, "no successor for a revoked version yet; trying again", "key", name, "version", n, "err", err)
-	}
-	return e.store.Key(ctx, name)
-}
-
-func (e *Engine) event(ctx context.Context, actor Actor, name string, n uint32, action string, ev keys.Event, note string) (*keys.Key, error) {
-	var details map[string]string
-	if note != "" {
-		details = map[string]string{"note": note}
-	}
-	return e.act(ctx, actor, name, n, action, details, func(k *keys.Key, now time.Time) (*keys.Key, error) {
-		// A version in the making is nobody's yet; changed now, its rotation
-		// could neither go on nor be undone.
-		if v, err := k.Version(n); err == nil && v.CreatedAt.IsZero() {
-			return nil, keys.Errorf(keys.ErrVersionNotFound, "key %q has no version %d", name, n)
+// event lets something happen to one version and tells of it.
+func (e *Engine) event(ctx context.Context, actor Actor, name string, n uint32, action string, ev keys.Event, t keys.NoticeType, note string) (*keys.Key, error) {
+	return e.act(ctx, actor, name, n, action, noted(note), func(k *keys.Key, now time.Time) (store.Change, error) {
+		if err := made(k, n); err != nil {
+			return store.Change{}, err
 		}
 		c, err := k.Apply(n, ev, now, now)
 		if err != nil {
-			return nil, err
+			return store.Change{}, err
 		}
-		if ev == keys.EventRevoke {
-			v, err := c.Version(n)
-			if err != nil {
-				return nil, err
-			}
-			v.RevokeReason = note
-		}
-		return c, nil
+		notices := append([]keys.Notice{notice(t, c, n, now, note)}, switched(k, c, now, note)...)
+		return store.Change{Key: c, Notices: notices}, nil
 	})
+}
+
+// made refuses a version in the making: it is nobody's yet; changed now, its
+// rotation could neither go on nor be undone.
+func made(k *keys.Key, n uint32) error {
+	if v, err := k.Version(n); err == nil && v.CreatedAt.IsZero() {
+		return keys.Errorf(keys.ErrVersionNotFound, "key %q has no version %d", k.Name, n)
+	}
+	return nil
+}
+
+// noted is the details of an act that somebody gave a reason for.
+func noted(note string) map[string]string {
+	if note == "" {
+		return nil
+	}
+	return map[string]string{"note": note}
 }
 
 // act is the frame of every change that is one write: try it on paper,
 // record the intent, commit, record the outcome. n is the version it is
-// about, or 0.
+// about, or 0; details go into both records.
+//
+// change says what is to be committed, from a key that it must not alter: a
+// changed Clone, and what goes with it. act fills in the epochs, and key and
+// times of the notices. It is called more than once and may only look.
 func (e *Engine) act(ctx context.Context, actor Actor, name string, n uint32, action string, details map[string]string,
-	change func(k *keys.Key, now time.Time) (*keys.Key, error),
+	change func(k *keys.Key, now time.Time) (store.Change, error),
 ) (*keys.Key, error) {
 	ctx, cancel := detach(ctx)
 	defer cancel()
@@ -114,11 +114,15 @@ func (e *Engine) act(ctx context.Context, actor Actor, name string, n uint32, ac
 	if err != nil {
 		return nil, err
 	}
-	if _, err := change(k, start); err != nil {
+	planned, err := change(k, start)
+	if err != nil {
 		return nil, err // refused before anything was begun
 	}
 	rec := e.record(actor, action, k, n)
 	rec.StartedAt, rec.Details = start, details
+	if r := planned.Rotation; r != nil {
+		rec.Rotation, rec.FromVersion, rec.ToVersion = r.ID, r.From, r.To
+	}
 	rec.Outcome = audit.OutcomeIntent
 	intent, err := e.audit.Append(ctx, rec)
 	if err != nil {
@@ -129,12 +133,12 @@ func (e *Engine) act(ctx context.Context, actor Actor, name string, n uint32, ac
 		if err != nil {
 			return nil, err
 		}
-		c, err := change(k, e.clock())
+		now := e.clock()
+		c, err := change(k, now)
 		if err != nil {
 			return nil, err
 		}
-		c.Epoch = k.Epoch + 1
-		return c, e.commit(ctx, store.Change{Key: c, FromEpoch: k.Epoch})
+		return c.Key, e.put(ctx, k, c, now)
 	})
 	rec.Intent = &intent
 	rec.Time, rec.CompletedAt = time.Time{}, e.clock()
@@ -146,4 +150,14 @@ func (e *Engine) act(ctx context.Context, actor Actor, name string, n uint32, ac
 		return nil, err // the act stands; the caller sees that it was not recorded
 	}
 	return changed, cerr
+}
+
+// put commits a change of the key that was read as k.
+func (e *Engine) put(ctx context.Context, k *keys.Key, c store.Change, now time.Time) error {
+	c.FromEpoch = k.Epoch
+	if !c.Delete {
+		c.Key.Epoch = k.Epoch + 1
+	}
+	stamp(c.Notices, k.Name, now)
+	return e.commit(ctx, c)
 }

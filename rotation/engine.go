@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keyhole/audit"
@@ -13,15 +14,24 @@ import (
 	"keyhole/store"
 )
 
-// Store is where keys and rotations are kept. Each Commit is durable when it
-// returns nil, atomic, and refused with keys.ErrConflict when the key's
-// epoch has moved on; a second open rotation of a key is refused with
+// Store is where keys and rotations are kept, and what agents say. Its
+// guarantees are those of store.Store: each Commit is durable when it returns
+// nil, atomic, and refused with keys.ErrConflict when the key's epoch has
+// moved on; a second open rotation of a key is refused with
 // keys.ErrRotationRunning.
 type Store interface {
 	Commit(ctx context.Context, c store.Change) error
 	Key(ctx context.Context, name string) (*keys.Key, error)
 	Rotation(ctx context.Context, id string) (*keys.Rotation, error)
 	Rotations(ctx context.Context, f store.RotationFilter) ([]*keys.Rotation, error)
+	// Subscriptions and Acks are those of one key, or of one of its versions.
+	Subscriptions(ctx context.Context, key, principal string) ([]keys.Subscription, error)
+	Acks(ctx context.Context, key string, version uint32, principal string) ([]keys.Ack, error)
+	// Agent returns the agent with the given keys.AgentID, or
+	// keys.ErrNotFound.
+	Agent(ctx context.Context, id string) (*keys.Agent, error)
+	// Blocked returns the principals that are blocked, sorted.
+	Blocked(ctx context.Context) ([]string, error)
 }
 
 // Token is the management side of the HSM. Generate proves that neither the
@@ -85,26 +95,36 @@ type Config struct {
 // Engine changes keys. All methods may be called concurrently; acts on one
 // key are serialised by the store's epoch.
 type Engine struct {
-	store   Store
-	token   Token
-	audit   Auditor
-	keys    func() ([]*keys.Key, error)
-	refresh func(ctx context.Context) error
-	limits  keys.Limits
-	now     func() time.Time
-	log     *slog.Logger
+	store       Store
+	token       Token
+	audit       Auditor
+	usage       Usage
+	keys        func() ([]*keys.Key, error)
+	refresh     func(ctx context.Context) error
+	propagation time.Duration
+	limits      keys.Limits
+	now         func() time.Time
+	log         *slog.Logger
 
-	mu      sync.Mutex
-	running map[string]bool      // rotation ids that this process is working on
-	retryAt map[string]time.Time // by key: no automatic rotation before
-	backoff map[string]time.Duration
+	reconciling reconciling // see reconcile.go
+
+	due       atomic.Int64 // keys that automatic work is due on
+	generated atomic.Int64 // nanoseconds that the token spent on generating
+	ticks     ticks        // of schedules
+
+	mu       sync.Mutex
+	running  map[string]chan struct{} // by rotation id: what this process is working on; closed at the end
+	own      map[string]bool          // rotations that this process began, or took up at its start
+	pauses   map[string]pause         // by key: after automatic work that failed
+	unmarked map[string]bool          // tokens that keep no marks, as was logged
 }
 
 // New returns an Engine. It does nothing by itself: see Run and Recover.
 func New(c Config) *Engine {
 	e := &Engine{
-		store: c.Store, token: c.Token, audit: c.Audit, keys: c.Keys, refresh: c.Refresh, limits: c.Limits, now: c.Now, log: c.Log,
-		running: map[string]bool{}, retryAt: map[string]time.Time{}, backoff: map[string]time.Duration{},
+		store: c.Store, token: c.Token, audit: c.Audit, usage: c.Usage, keys: c.Keys, refresh: c.Refresh,
+		propagation: c.Propagation, limits: c.Limits, now: c.Now, log: c.Log,
+		running: map[string]chan struct{}{}, own: map[string]bool{}, pauses: map[string]pause{}, unmarked: map[string]bool{},
 	}
 	if e.limits == (keys.Limits{}) {
 		e.limits = keys.DefaultLimits()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"keyhole/keys"
@@ -13,145 +14,279 @@ import (
 // tick is how often the engine looks for what is due.
 const tick = time.Second
 
-// Back-off of automatic rotations that fail, per key.
-const (
-	firstBackoff = 5 * time.Second
-	lastBackoff  = time.Hour
-)
-
-// Recover takes up every rotation that a crash left open. Call it once,
-// before requests are served. A rotation that still cannot be finished is
-// logged and left for Run; the returned error is about the store.
+// Recover takes up every rotation that a crash left open and takes it as far
+// as the moment permits. Call it once, before requests are served. A rotation
+// that fails is logged and left for Run; the returned error is about the
+// store.
 func (e *Engine) Recover(ctx context.Context) error {
-	open, err := e.store.Rotations(ctx, store.RotationFilter{OpenOnly: true})
-	if err != nil {
-		return fmt.Errorf("listing open rotations: %w", err)
-	}
-	for _, r := range open {
-		if ctx.Err() != nil || !e.mayTry(r.Key) || !e.claim(r.ID) {
-			continue
-		}
-		err := e.takeUp(ctx, r.ID)
-		e.noteResult(r.Key, err)
-		if err != nil {
-			e.log.ErrorContext(ctx, "interrupted rotation not finished", "rotation", r.ID, "err", err)
-		}
-	}
-	return nil
-}
-
-// takeUp finishes a claimed rotation. It is read anew: whoever had the claim
-// before may have ended it since it was listed.
-func (e *Engine) takeUp(ctx context.Context, id string) error {
-	ctx, cancel := detach(ctx)
-	defer cancel()
-	r, err := e.store.Rotation(ctx, id)
-	if err != nil {
-		e.release(id)
-		return err
-	}
-	if !r.Phase.Done() {
-		e.log.InfoContext(ctx, "taking up an interrupted rotation", "key", r.Key, "version", r.To, "phase", r.Phase, "rotation", r.ID)
-	}
-	_, err = e.advance(ctx, systemActor, r)
+	_, err := e.drive(ctx, true)
 	return err
 }
 
-// Run rotates by itself what is due, until ctx ends. It is the only timer
-// loop in the engine.
+// drive takes a step with every open rotation that has one to take, and
+// returns the keys that have an open rotation. At the start nobody else
+// generates; later, a rotation that another process began and has not
+// generated for yet is left to that process for as long as an act may take.
+func (e *Engine) drive(ctx context.Context, start bool) (open map[string]bool, err error) {
+	all, err := e.store.Rotations(ctx, store.RotationFilter{OpenOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("listing open rotations: %w", err)
+	}
+	byName, err := e.byName()
+	if err != nil && !start {
+		return nil, err
+	}
+	open = map[string]bool{}
+	for _, r := range all {
+		open[r.Key] = true
+		switch now := e.clock(); {
+		case ctx.Err() != nil:
+			return open, nil
+		case start:
+			e.takeOver(r.ID)
+		case r.Phase == keys.PhaseReserved && !e.owns(r.ID) && now.Sub(r.StartedAt).Abs() < actTimeout:
+			continue
+		case e.waits(r, byName[r.Key], now):
+			continue
+		}
+		if e.mayTry(r.Key) && e.claim(r.ID) {
+			e.takeUp(ctx, r)
+		}
+	}
+	return open, nil
+}
+
+func (e *Engine) byName() (map[string]*keys.Key, error) {
+	all, err := e.keys()
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[string]*keys.Key, len(all))
+	for _, k := range all {
+		m[k.Name] = k
+	}
+	return m, nil
+}
+
+// waits reports whether nothing but the clock moves r, and its time has not
+// come. k is its key as far as known here, or nil.
+func (e *Engine) waits(r *keys.Rotation, k *keys.Key, now time.Time) bool {
+	if k == nil || undoing(r) || successorWanted(k, now) || !k.DeleteAt.IsZero() {
+		return false
+	}
+	if v, err := k.Version(r.To); err != nil || !v.RevokedAt.IsZero() || !v.DestroyAt.IsZero() {
+		return false
+	}
+	switch r.Phase {
+	case keys.PhaseAnnounced:
+		return now.Before(r.Due()) && !r.AnnouncedAt.After(now.Add(tolerance))
+	case keys.PhaseScheduled:
+		if latest := now.Add(e.propagation + tolerance); r.SwitchAt.After(latest) && !r.SwitchAt.Equal(r.ActivateAt) {
+			return false // planned by a clock that was wrong
+		}
+		return now.Before(r.SwitchAt)
+	}
+	return false
+}
+
+// takeUp goes on with a claimed rotation.
+func (e *Engine) takeUp(ctx context.Context, r *keys.Rotation) {
+	ctx, cancel := detach(ctx)
+	defer cancel()
+	if r.Phase == keys.PhaseReserved || undoing(r) {
+		e.log.InfoContext(ctx, "taking up an interrupted rotation", "key", r.Key, "version", r.To, "phase", r.Phase, "rotation", r.ID)
+	}
+	longest := lastPause
+	if r.Phase != keys.PhaseReserved {
+		longest = lastPauseOfSteps
+	}
+	_, err := e.advance(ctx, systemActor, r.ID)
+	e.noteResult(r.Key, longest, err)
+	if err != nil {
+		e.log.ErrorContext(ctx, "rotation not driven further", "key", r.Key, "rotation", r.ID, "phase", r.Phase, "err", err)
+	}
+}
+
+// Run does by itself what is due, until ctx ends. It is the only timer loop
+// in the engine. An outage of the store is logged once, and so is its end.
 func (e *Engine) Run(ctx context.Context) error {
 	t := time.NewTicker(tick)
 	defer t.Stop()
+	failing := false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			if err := e.Tick(ctx); err != nil {
-				e.log.ErrorContext(ctx, "looking for due rotations", "err", err)
-			}
 		}
+		err := e.Tick(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil && !failing:
+			e.log.ErrorContext(ctx, "rotations stand still: it cannot be seen what is due", "err", err)
+		case err == nil && failing:
+			e.log.InfoContext(ctx, "rotations go on")
+		}
+		failing = err != nil
 	}
 }
 
-// Tick looks once for what is due and does it. Automatic rotations that fail
-// are tried again with growing pauses.
+// Tick looks once for what is due and does it: first what is under way, then
+// successors of revoked versions, the end of predecessors, the hourly
+// comparison with the tokens, and last the rotations that are due by policy.
+//
+// Those are made one after the other, and after each the token has a pause as
+// long as its generation took, so that at least half of its time is left to
+// requests. What comes meanwhile waits for one generation at most: acts of
+// people do not go through here, and everything else is looked at each second
+// in between.
+//
+// What fails is tried again with growing pauses; the returned error says that
+// nothing could be looked at.
 func (e *Engine) Tick(ctx context.Context) error {
-	if err := e.Recover(ctx); err != nil {
+	open, err := e.first(ctx)
+	if err != nil {
 		return err
 	}
 	all, err := e.keys()
 	if err != nil {
 		return err
 	}
+	e.retire(ctx, all)
+	e.reconcileHourly(ctx)
 	for _, k := range all {
-		reason, due := dueReason(k, e.clock())
-		if !due || ctx.Err() != nil || !e.mayTry(k.Name) {
-			continue
-		}
-		err := e.rotateDue(ctx, systemActor, k.Name)
-		e.noteResult(k.Name, err)
-		if err != nil && !errors.Is(err, keys.ErrRotationRunning) {
-			e.log.ErrorContext(ctx, "automatic rotation failed", "key", k.Name, "reason", reason, "err", err)
+		if ctx.Err() == nil && !k.Damaged && ahead(k, e.clock()) && e.mayTry(k.Name) {
+			e.log.WarnContext(ctx, "a switch is recorded at a moment that has not come: the clock was ahead and was set back", "key", k.Name)
+			e.noteResult(k.Name, lastPause, e.straighten(ctx, k.Name))
 		}
 	}
+	e.rotateAllDue(ctx, all, open)
 	return nil
 }
 
-// errNotDue ends a rotation that would have been the second one for the same
-// reason.
-var errNotDue = errors.New("no rotation is due")
-
-// rotateDue rotates a key if the store, too, says that it is due: a snapshot
-// may not know yet of a rotation that came between.
-func (e *Engine) rotateDue(ctx context.Context, actor Actor, name string) error {
-	_, err := e.Rotate(ctx, actor, name, RotateSpec{ifDue: true})
-	if errors.Is(err, errNotDue) {
-		return nil
+// first does what must not wait behind rotations by policy.
+func (e *Engine) first(ctx context.Context) (open map[string]bool, err error) {
+	if open, err = e.drive(ctx, false); err != nil {
+		return nil, err
 	}
-	return err
-}
-
-// dueReason reports whether k wants a new version at now, and why: its
-// newest version is revoked, or the active one is older than the policy's
-// period.
-func dueReason(k *keys.Key, now time.Time) (keys.Reason, bool) {
-	var newest *keys.Version // of those whose time has come
-	for _, v := range k.Versions {
-		if k.StateAt(v, now) == keys.PreActivation {
-			return "", false // on its way
-		}
-		started := !v.CreatedAt.IsZero() && !v.ActivateAt.IsZero() && !v.ActivateAt.After(now)
-		if started && (newest == nil || !v.ActivateAt.Before(newest.ActivateAt)) {
-			newest = v
+	all, err := e.keys()
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range all {
+		if ctx.Err() == nil && !open[k.Name] && successorWanted(k, e.clock()) && e.mayTry(k.Name) {
+			e.rotateByItself(ctx, k.Name, keys.ReasonCompromise)
 		}
 	}
-	if newest != nil && !newest.RevokedAt.IsZero() {
-		return keys.ReasonCompromise, true // an older one may be active meanwhile
-	}
-	active := k.ActiveAt(now)
-	due := active != nil && k.Policy.Period > 0 && !now.Before(active.ActivateAt.Add(k.Policy.Period))
-	return keys.ReasonScheduled, due
+	return open, nil
 }
 
-// mayTry reports whether the key's back-off has passed.
+// rotateAllDue rotates what is due by policy. Due tells how much is left.
+func (e *Engine) rotateAllDue(ctx context.Context, all []*keys.Key, open map[string]bool) {
+	var due []*keys.Key
+	for _, k := range all {
+		if _, ok := e.dueReason(k, e.clock()); ok && !open[k.Name] {
+			due = append(due, k)
+		}
+	}
+	e.due.Store(int64(len(due)))
+	due = slices.DeleteFunc(due, func(k *keys.Key) bool { return !e.mayTry(k.Name) })
+	if len(due) > 1 {
+		e.log.InfoContext(ctx, "keys are due for rotation", "keys", len(due))
+	}
+	looked := e.now()
+	for _, k := range due {
+		if ctx.Err() != nil {
+			return
+		}
+		before := e.generated.Load()
+		reason, ok := e.dueReason(k, e.clock())
+		if !ok || e.rotateByItself(ctx, k.Name, reason) {
+			e.due.Add(-1)
+		}
+		for left := min(time.Duration(e.generated.Load()-before), longestRest); ; left -= tick {
+			rest(ctx, min(left, tick))
+			if ctx.Err() != nil {
+				return
+			}
+			if e.now().Sub(looked) >= tick {
+				looked = e.now()
+				if _, err := e.first(ctx); err != nil {
+					return // Tick will say so
+				}
+			}
+			if left <= tick {
+				break
+			}
+		}
+	}
+}
+
+// Due returns how many keys automatic rotation is due on, as of the last
+// look: those that wait for their turn, and those whose rotation failed and
+// is to be tried again.
+func (e *Engine) Due() int { return int(e.due.Load()) }
+
+// rotateByItself rotates a key that is due and reports whether it worked.
+func (e *Engine) rotateByItself(ctx context.Context, name string, reason keys.Reason) bool {
+	err := e.rotateDue(ctx, systemActor, name)
+	e.noteResult(name, lastPause, err)
+	if err != nil {
+		e.log.ErrorContext(ctx, "automatic rotation failed", "key", name, "reason", reason, "err", err)
+	}
+	return err == nil
+}
+
+// longestRest bounds the pause after a generation.
+const longestRest = 10 * time.Second
+
+// rest leaves the token to requests.
+func rest(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// Pauses of automatic work that fails, per key: from firstPause on they
+// double, up to lastPause; steps that need no HSM are tried again sooner.
+const (
+	firstPause       = 5 * time.Second
+	lastPause        = time.Hour
+	lastPauseOfSteps = 30 * time.Second
+)
+
+// pause is how long automatic work on a key pauses, and until when. The
+// moment has the monotonic clock in it: no step of the clock prolongs it.
+type pause struct {
+	length time.Duration
+	until  time.Time
+}
+
+// mayTry reports whether the key's pause has passed.
 func (e *Engine) mayTry(key string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return !e.clock().Before(e.retryAt[key])
+	return !e.now().Before(e.pauses[key].until)
 }
 
-func (e *Engine) noteResult(key string, err error) {
+func (e *Engine) noteResult(key string, longest time.Duration, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err == nil {
-		delete(e.retryAt, key)
-		delete(e.backoff, key)
+		delete(e.pauses, key)
 		return
 	}
-	pause := min(max(2*e.backoff[key], firstBackoff), lastBackoff)
-	e.backoff[key] = pause
-	e.retryAt[key] = e.clock().Add(pause)
+	if errors.Is(err, keys.ErrConflict) {
+		return // somebody else acts on it
+	}
+	length := min(max(2*e.pauses[key].length, firstPause), longest)
+	e.pauses[key] = pause{length: length, until: e.now().Add(length)}
 }
 
 // Rotation returns one rotation, or keys.ErrNotFound.

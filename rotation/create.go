@@ -1,0 +1,86 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"keyhole/keys"
+)
+
+// Spec describes a key to be made.
+type Spec struct {
+	Name        string
+	Algorithm   keys.Algorithm
+	Bits        int
+	Description string
+	Tags        map[string]string
+	Token       string // "": the default token
+	Policy      keys.Policy
+}
+
+// CreateKey makes a key with an active version 1 and returns it. Errors:
+// keys.ErrInvalid, ErrUnsupported, ErrKeyExists, ErrKeyRetired, ErrHSM,
+// ErrAudit, ErrStore. A key whose first version could not be generated does
+// not exist afterwards. After ErrStore, or when the undoing fails too, the
+// rotation stays open: Recover and Run finish it, and the key exists then.
+func (e *Engine) CreateKey(ctx context.Context, actor Actor, s Spec) (*keys.Key, error) {
+	if err := keys.CheckNewName(s.Name); err != nil {
+		return nil, err
+	}
+	if _, err := keys.ParseAlgorithm(string(s.Algorithm)); err != nil {
+		return nil, err
+	}
+	bits, err := s.Algorithm.KeyBits(s.Bits)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.CheckPolicy(s.Policy); err != nil {
+		return nil, err
+	}
+	if s.Token == "" {
+		s.Token = e.token.DefaultToken()
+	}
+	if !e.token.HasToken(s.Token) {
+		return nil, keys.Errorf(keys.ErrInvalid, "no token is configured under the name %q", s.Token)
+	}
+	if s, err = e.offered(s); err != nil {
+		return nil, err
+	}
+	ctx, cancel := detach(ctx)
+	defer cancel()
+	k := &keys.Key{
+		Name: s.Name, Purpose: s.Algorithm.Purpose(), Algorithm: s.Algorithm, Bits: bits,
+		Description: s.Description, Tags: s.Tags, Token: s.Token, Policy: s.Policy, CreatedAt: e.clock(),
+	}
+	r := &keys.Rotation{Reason: keys.ReasonInitial}
+	v := &keys.Version{Algorithm: s.Algorithm, Bits: bits}
+	if err := e.begin(ctx, actor, k, v, r); err != nil {
+		return nil, err
+	}
+	if r, err = e.advance(ctx, actor, r.ID); err != nil {
+		return nil, err
+	}
+	return e.store.Key(ctx, r.Key)
+}
+
+// oaepNote is added to the description of a key that asked for more than its
+// token can do.
+const oaepNote = "[RSA-OAEP with SHA-1 (and MGF1 with SHA-1) in place of RSA-OAEP-256: the token %q does not do OAEP with SHA-256.]"
+
+// offered returns s with an algorithm that its token has. Where a round trip
+// has shown that the token does OAEP with SHA-1 only, a key that asks for
+// RSA-OAEP-256 gets RSA-OAEP, and its description says so. Everything else
+// that the token cannot do is keys.ErrUnsupported.
+func (e *Engine) offered(s Spec) (Spec, error) {
+	err := e.token.Capable(s.Token, s.Algorithm)
+	if s.Algorithm != keys.RSAOAEP256 || !errors.Is(err, keys.ErrUnsupported) || e.token.Capable(s.Token, keys.RSAOAEP) != nil {
+		return s, err
+	}
+	s.Algorithm = keys.RSAOAEP
+	if s.Description != "" {
+		s.Description += " "
+	}
+	s.Description += fmt.Sprintf(oaepNote, s.Token)
+	return s, nil
+}
