@@ -8,10 +8,10 @@ import (
 	"keyhole/store"
 )
 
-// tooLate is how long before a planned switch a rotation can still be
+// abortMargin is how long before a planned switch a rotation can still be
 // aborted: by then every gateway knows of it, and none uses a version that is
 // about to be destroyed.
-const tooLate = 2 * time.Second
+const abortMargin = 2 * time.Second
 
 // ActivateRotation switches without waiting any longer: neither for the rest
 // of the announce time, nor for acknowledgements, nor for a coordinated
@@ -54,7 +54,7 @@ func (e *Engine) AbortRotation(ctx context.Context, actor Actor, id, note string
 	}
 	return e.order(ctx, actor, id, "abort-rotation", note, func(r *keys.Rotation) bool { return r.EndedBy != "" },
 		func(_ context.Context, t *turn) error {
-			if t.r.Phase == keys.PhaseScheduled && t.r.SwitchAt.Sub(t.now) < tooLate {
+			if t.r.Phase == keys.PhaseScheduled && t.r.SwitchAt.Sub(t.now) < abortMargin {
 				return keys.Errorf(keys.ErrConflict, "rotation %s switches at %s, too soon to be aborted everywhere; suspend or revoke the version if it must not be used",
 					t.r.ID, t.r.SwitchAt.Format(time.RFC3339))
 			}

@@ -107,6 +107,7 @@ type Engine struct {
 	log         *slog.Logger
 
 	reconciling reconciling // see reconcile.go
+	ends        ends        // see retire.go
 
 	due       atomic.Int64 // keys that automatic work is due on
 	generated atomic.Int64 // nanoseconds that the token spent on generating

@@ -96,12 +96,12 @@ func (e *Engine) takeUp(ctx context.Context, r *keys.Rotation) {
 	if r.Phase == keys.PhaseReserved || undoing(r) {
 		e.log.InfoContext(ctx, "taking up an interrupted rotation", "key", r.Key, "version", r.To, "phase", r.Phase, "rotation", r.ID)
 	}
-	longest := lastPause
-	if r.Phase != keys.PhaseReserved {
-		longest = lastPauseOfSteps
-	}
 	_, err := e.advance(ctx, systemActor, r.ID)
-	e.noteResult(r.Key, longest, err)
+	if r.Phase == keys.PhaseReserved {
+		e.noteResult(r.Key, err)
+	} else {
+		e.noteUpTo(lastPauseOfSteps, r.Key, err)
+	}
 	if err != nil {
 		e.log.ErrorContext(ctx, "rotation not driven further", "key", r.Key, "rotation", r.ID, "phase", r.Phase, "err", err)
 	}
@@ -157,7 +157,7 @@ func (e *Engine) Tick(ctx context.Context) error {
 	for _, k := range all {
 		if ctx.Err() == nil && !k.Damaged && ahead(k, e.clock()) && e.mayTry(k.Name) {
 			e.log.WarnContext(ctx, "a switch is recorded at a moment that has not come: the clock was ahead and was set back", "key", k.Name)
-			e.noteResult(k.Name, lastPause, e.straighten(ctx, k.Name))
+			e.noteResult(k.Name, e.straighten(ctx, k.Name))
 		}
 	}
 	e.rotateAllDue(ctx, all, open)
@@ -230,7 +230,7 @@ func (e *Engine) Due() int { return int(e.due.Load()) }
 // rotateByItself rotates a key that is due and reports whether it worked.
 func (e *Engine) rotateByItself(ctx context.Context, name string, reason keys.Reason) bool {
 	err := e.rotateDue(ctx, systemActor, name)
-	e.noteResult(name, lastPause, err)
+	e.noteResult(name, err)
 	if err != nil {
 		e.log.ErrorContext(ctx, "automatic rotation failed", "key", name, "reason", reason, "err", err)
 	}
@@ -275,7 +275,10 @@ func (e *Engine) mayTry(key string) bool {
 	return !e.now().Before(e.pauses[key].until)
 }
 
-func (e *Engine) noteResult(key string, longest time.Duration, err error) {
+// noteResult begins or ends a key's pause.
+func (e *Engine) noteResult(key string, err error) { e.noteUpTo(lastPause, key, err) }
+
+func (e *Engine) noteUpTo(longest time.Duration, key string, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err == nil {
