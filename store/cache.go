@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +21,9 @@ type CacheConfig struct {
 	MaxStaleness time.Duration
 	// Poll is how often Run looks for changes that others made (default 1 s).
 	Poll time.Duration
+	// Reread is how often Run reads all of the store, to find what was altered
+	// by hand (default 5 min).
+	Reread time.Duration
 	// Now must carry the monotonic clock, as time.Now does, the default: a
 	// step of the wall clock makes nothing stale and nothing fresh.
 	Now func() time.Time
@@ -30,9 +35,10 @@ type CacheConfig struct {
 type Cache struct {
 	store        Store
 	maxStaleness time.Duration
-	poll         time.Duration
+	poll, reread time.Duration
 	now          func() time.Time
 	log          *slog.Logger
+	loaded       chan struct{} // closed by the first load
 
 	view  atomic.Pointer[view] // nil until the first load
 	began atomic.Uint64        // refreshes begun
@@ -46,6 +52,9 @@ type view struct {
 	snapshot *Snapshot
 	revision uint64
 	at       time.Time
+	behind   chan struct{} // closed when a view of a newer revision is there
+	// altered: the store does not say for sure who is blocked.
+	altered bool
 }
 
 type outcome struct {
@@ -55,12 +64,18 @@ type outcome struct {
 
 // NewCache returns a Cache over s. It holds nothing until Refresh or Run.
 func NewCache(s Store, c CacheConfig) *Cache {
-	cache := &Cache{store: s, maxStaleness: c.MaxStaleness, poll: c.Poll, now: c.Now, log: c.Log, turn: make(chan struct{}, 1)}
+	cache := &Cache{
+		store: s, maxStaleness: c.MaxStaleness, poll: c.Poll, reread: c.Reread, now: c.Now, log: c.Log,
+		turn: make(chan struct{}, 1), loaded: make(chan struct{}),
+	}
 	if cache.maxStaleness <= 0 {
 		cache.maxStaleness = 30 * time.Second
 	}
 	if cache.poll <= 0 {
 		cache.poll = time.Second
+	}
+	if cache.reread <= 0 {
+		cache.reread = 5 * time.Minute
 	}
 	if cache.now == nil {
 		cache.now = time.Now
@@ -101,40 +116,112 @@ func (c *Cache) refresh(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.view.Store(&view{snapshot: NewSnapshot(all), revision: revision, at: at})
+		blocked, err := c.store.Blocked(ctx)
+		if err != nil { // altered: nobody knows who is to be refused, so nobody is served
+			return err
+		}
+		c.show(ctx, &view{snapshot: NewSnapshot(all).withBlocked(blocked), revision: revision, at: at})
 		return nil
 	}
 	changed, deleted, revision, err := c.store.Changed(ctx, old.revision)
 	if err != nil {
 		return err
 	}
-	c.view.Store(&view{snapshot: old.snapshot.with(changed, deleted), revision: revision, at: at})
+	next := &view{snapshot: old.snapshot, revision: revision, at: at, altered: old.altered}
+	if len(changed) > 0 || len(deleted) > 0 {
+		next.snapshot = next.snapshot.with(changed, deleted)
+	}
+	if revision != old.revision || old.altered {
+		if err := c.readBlocked(ctx, next); err != nil {
+			return err
+		}
+	}
+	c.show(ctx, next)
 	return nil
 }
 
-// with returns the snapshot after changes. What did not change is shared
-// with s.
-func (s *Snapshot) with(changed []*keys.Key, deleted []string) *Snapshot {
-	if len(changed) == 0 && len(deleted) == 0 {
-		return s
+// readBlocked brings who is blocked into v. While the list is altered, nobody
+// comes off it.
+func (c *Cache) readBlocked(ctx context.Context, v *view) error {
+	blocked, err := c.store.Blocked(ctx)
+	if v.altered = errors.Is(err, keys.ErrTampered); err != nil && !v.altered {
+		return err
 	}
-	next := &Snapshot{byName: maps.Clone(s.byName), names: s.names}
-	sameNames := true
-	for _, k := range changed {
-		_, ok := s.byName[k.Name]
-		sameNames = sameNames && ok
-		next.byName[k.Name] = k
+	if v.altered {
+		blocked = slices.AppendSeq(blocked, maps.Keys(v.snapshot.blocked))
 	}
-	for _, name := range deleted {
-		_, ok := s.byName[name]
-		sameNames = sameNames && !ok
-		delete(next.byName, name)
+	all := make(map[string]bool, len(blocked))
+	for _, principal := range blocked {
+		all[principal] = true
 	}
-	if !sameNames {
-		next.names = sortedNames(next.byName)
+	if !maps.Equal(all, v.snapshot.blocked) {
+		v.snapshot = v.snapshot.withBlocked(blocked)
 	}
-	return next
+	return nil
 }
+
+// show makes v the view, tells those who wait for a newer one, and logs what
+// was altered. The caller has the turn.
+func (c *Cache) show(ctx context.Context, v *view) {
+	old := c.view.Load()
+	v.behind = make(chan struct{})
+	before, wasAltered := []string(nil), false
+	if old != nil {
+		before, wasAltered = old.snapshot.damaged, old.altered
+		if old.revision == v.revision {
+			v.behind = old.behind
+		}
+	}
+	c.view.Store(v)
+	switch {
+	case old == nil:
+		close(c.loaded)
+	case old.revision != v.revision:
+		close(old.behind)
+	}
+	for _, name := range v.snapshot.damaged {
+		if !slices.Contains(before, name) {
+			c.log.ErrorContext(ctx, "what is stored of a key was altered, and the key is out of use until keyholed adopt has rebuilt it", "key", name)
+		}
+	}
+	for _, name := range before {
+		if !slices.Contains(v.snapshot.damaged, name) {
+			c.log.WarnContext(ctx, "a key that was altered in the store is in use again", "key", name)
+		}
+	}
+	switch {
+	case v.altered && !wasAltered:
+		c.log.ErrorContext(ctx, "the list of blocked principals was altered in the store; who was blocked stays so here until keyholed adopt has been run")
+	case !v.altered && wasAltered:
+		c.log.WarnContext(ctx, "the list of blocked principals is whole again")
+	}
+}
+
+// Changed returns a channel that is closed when the snapshot of a newer
+// revision of the store is there. Whoever calls it before Snapshot misses
+// nothing.
+func (c *Cache) Changed() <-chan struct{} {
+	if v := c.view.Load(); v != nil {
+		return v.behind
+	}
+	return c.loaded
+}
+
+// Damaged names what of the store was altered: keys, and blockedAgents if
+// it is the list of blocked principals.
+func (c *Cache) Damaged() []string {
+	v := c.view.Load()
+	switch {
+	case v == nil:
+		return nil
+	case v.altered:
+		return append(slices.Clone(v.snapshot.damaged), blockedAgents)
+	}
+	return v.snapshot.damaged
+}
+
+// blockedAgents cannot be the name of a key.
+const blockedAgents = "(blocked agents)"
 
 // Snapshot returns the keys. It takes no lock and allocates nothing. It
 // fails with keys.ErrStale before the first load, and when the last contact
@@ -177,8 +264,16 @@ func (c *Cache) Run(ctx context.Context) error {
 	t := time.NewTicker(c.poll)
 	defer t.Stop()
 	lost, stale := false, false
+	read := c.now()
 	for {
 		err := c.pollOnce(ctx)
+		if err == nil && c.now().Sub(read) >= c.reread {
+			if done, err := c.readAll(ctx); err != nil {
+				c.log.WarnContext(ctx, "the store could not be read whole, to look for what was altered", "err", err)
+			} else if done {
+				read = c.now()
+			}
+		}
 		switch _, serr := c.Snapshot(); {
 		case ctx.Err() != nil:
 			return nil
@@ -206,4 +301,49 @@ func (c *Cache) pollOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.maxStaleness)
 	defer cancel()
 	return c.Refresh(ctx)
+}
+
+// readAll compares the snapshot with all that is in the store. What is not
+// as it was, with nothing committed since, was altered. It reports false if
+// there were commits meanwhile; then nothing is said.
+func (c *Cache) readAll(ctx context.Context) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.maxStaleness)
+	defer cancel()
+	all, revision, err := c.store.Load(ctx)
+	if err != nil {
+		return false, err
+	}
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	old := c.view.Load()
+	if old == nil || old.revision != revision {
+		return false, nil
+	}
+	var altered []*keys.Key
+	here := make(map[string]bool, len(all))
+	for _, k := range all {
+		here[k.Name] = true
+		known, ok := old.snapshot.byName[k.Name]
+		if !ok || k.Damaged != known.Damaged || k.Epoch != known.Epoch && !k.Damaged {
+			altered = append(altered, k)
+		}
+	}
+	for _, name := range old.snapshot.names {
+		if !here[name] { // it went without a commit
+			altered = append(altered, &keys.Key{Name: name, Damaged: true})
+		}
+	}
+	next := *old
+	if err := c.readBlocked(ctx, &next); err != nil {
+		return false, err
+	}
+	if len(altered) > 0 {
+		next.snapshot = next.snapshot.with(altered, nil)
+	}
+	c.show(ctx, &next)
+	return true, nil
 }

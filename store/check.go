@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"keyhole/keys"
 )
@@ -19,16 +21,21 @@ func broken(format string, args ...any) error {
 func checkChange(c Change) error {
 	k, r := c.Key, c.Rotation
 	switch {
-	case k == nil && r == nil:
+	case k == nil && r == nil && c.Approval == nil && len(c.Notices) == 0:
 		return broken("it is empty")
 	case k == nil && (c.FromEpoch != 0 || c.Delete):
 		return broken("it names an epoch or a deletion, and no key")
-	case r != nil && (r.ID == "" || r.Phase == "" || r.To == 0):
+	case r != nil && (r.ID == "" || !r.Phase.Known() || r.To == 0):
 		return broken("rotation %q of key %q is not filled in", r.ID, r.Key)
-	case k == nil:
-		return nil
+	}
+	if err := checkBeside(c); err != nil || k == nil {
+		return err
+	}
+	switch {
 	case keys.CheckName(k.Name) != nil:
 		return broken("%q is no key name", k.Name)
+	case k.Damaged:
+		return broken("key %q is damaged", k.Name)
 	case r != nil && r.Key != k.Name:
 		return broken("rotation %s is of key %q, not %q", r.ID, r.Key, k.Name)
 	case c.FromEpoch >= math.MaxInt64:
@@ -37,6 +44,52 @@ func checkChange(c Change) error {
 		return broken("key %q is deleted and created at once", k.Name)
 	case !c.Delete && k.Epoch != c.FromEpoch+1:
 		return broken("key %q goes from epoch %d to %d", k.Name, c.FromEpoch, k.Epoch)
+	}
+	return nil
+}
+
+// checkBeside refuses notices and an approval that make no sense, or are not
+// about the key that c is about, and texts that would not come back as they
+// are.
+func checkBeside(c Change) error {
+	key := ""
+	switch {
+	case c.Key != nil:
+		key = c.Key.Name
+	case c.Rotation != nil:
+		key = c.Rotation.Key
+	}
+	for _, n := range c.Notices {
+		if !slices.Contains(keys.NoticeTypes(), n.Type) || n.At.IsZero() || n.Key == "" || key != "" && n.Key != key {
+			return broken("a notice %q of key %q comes with a change of key %q", n.Type, n.Key, key)
+		}
+		if err := checkTexts("a notice", n.Key, n.Rotation, n.Reason); err != nil {
+			return err
+		}
+	}
+	if a := c.Approval; a != nil {
+		if key != "" && a.Key != key {
+			return broken("approval %s is of key %q, not %q", a.ID, a.Key, key)
+		}
+		if err := checkFilled(a); err != nil {
+			return err
+		}
+	}
+	if c.Rotation == nil {
+		return nil
+	}
+	r := c.Rotation
+	return checkTexts("rotation "+r.ID, slices.Concat([]string{
+		r.ID, r.Key, string(r.Reason), r.Note, r.StartedBy, r.RequestID, r.Error, r.ForcedBy, r.EndedBy, string(r.Acks.Require), string(r.Acks.OnTimeout),
+	}, r.Expected, r.Skipped)...)
+}
+
+// checkTexts refuses texts that JSON cannot hold.
+func checkTexts(what string, all ...string) error {
+	for _, s := range all {
+		if !utf8.ValidString(s) {
+			return broken("%s holds text that is not UTF-8", what)
+		}
 	}
 	return nil
 }
@@ -51,6 +104,9 @@ func checkNew(k *keys.Key) error {
 func checkNext(old, next *keys.Key) error {
 	if next.Purpose != old.Purpose || next.Token != old.Token || !sameTime(next.CreatedAt, old.CreatedAt) {
 		return broken("purpose, token and time of creation of key %q are fixed", old.Name)
+	}
+	if err := checkKeyTexts(next); err != nil {
+		return err
 	}
 	if len(next.Versions) < len(old.Versions) {
 		return broken("versions of key %q vanish", old.Name)
@@ -72,10 +128,29 @@ func checkNext(old, next *keys.Key) error {
 			return broken("version %s is not reserved", id)
 		case !v.Algorithm.Known() || v.Algorithm.Purpose() != next.Purpose:
 			return broken("version %s has the algorithm %q in a key to %s", id, v.Algorithm, next.Purpose)
+		case switchedUnmade(v):
+			return broken("version %s is active and not generated", id)
 		}
 		last = v.Number
 	}
 	return nil
+}
+
+func checkKeyTexts(k *keys.Key) error {
+	all := []string{string(k.Algorithm), k.Description, k.Token, k.Policy.Schedule, string(k.Policy.AfterOverlap), string(k.Policy.Acks.Require), string(k.Policy.Acks.OnTimeout)}
+	for name, value := range k.Tags {
+		all = append(all, name, value)
+	}
+	for _, v := range k.Versions {
+		all = append(all, v.Label, v.RevokeReason)
+	}
+	return checkTexts(fmt.Sprintf("key %q", k.Name), all...)
+}
+
+// switchedUnmade reports whether a switch is recorded to a version that
+// cannot be active.
+func switchedUnmade(v *keys.Version) bool {
+	return !v.ActivatedAt.IsZero() && (v.CreatedAt.IsZero() || v.ActivateAt.IsZero())
 }
 
 // checkVersion compares the stored version with what shall take its place.
@@ -83,12 +158,16 @@ func checkVersion(id keys.VersionID, old, next *keys.Version) error {
 	switch {
 	case next.Number != old.Number:
 		return broken("version %s vanishes", id)
-	case next.ObjectID != old.ObjectID, next.Algorithm != old.Algorithm, next.Bits != old.Bits, !sameTime(next.ReservedAt, old.ReservedAt):
+	case next.ObjectID != old.ObjectID, next.Algorithm != old.Algorithm, next.Bits != old.Bits, next.Label != old.Label, !sameTime(next.ReservedAt, old.ReservedAt):
 		return broken("version %s would become another one", id)
 	case !old.DestroyedAt.IsZero() && !sameVersion(old, next):
 		return broken("version %s is destroyed", id)
 	case !old.RevokedAt.IsZero() && !sameTime(next.RevokedAt, old.RevokedAt):
 		return broken("version %s is compromised, since %s", id, old.RevokedAt)
+	case !old.ActivatedAt.IsZero() && (!sameTime(next.ActivatedAt, old.ActivatedAt) || !sameTime(next.ActivateAt, old.ActivateAt)):
+		return broken("version %s became active at %s", id, old.ActivatedAt)
+	case switchedUnmade(next):
+		return broken("version %s is active and not generated", id)
 	case !old.CreatedAt.IsZero() && !sameMaterial(old, next):
 		return broken("version %s is generated: its key material is fixed", id)
 	}
@@ -102,9 +181,9 @@ func sameMaterial(a, b *keys.Version) bool {
 
 // sameVersion reports whether storing b over a would change nothing.
 func sameVersion(a, b *keys.Version) bool {
-	return a.Number == b.Number && a.ObjectID == b.ObjectID && a.Algorithm == b.Algorithm && a.Bits == b.Bits && sameMaterial(a, b) &&
+	return a.Number == b.Number && a.ObjectID == b.ObjectID && a.Algorithm == b.Algorithm && a.Bits == b.Bits && a.Label == b.Label && sameMaterial(a, b) &&
 		sameTime(a.ReservedAt, b.ReservedAt) && sameTime(a.AnnouncedAt, b.AnnouncedAt) && sameTime(a.ActivateAt, b.ActivateAt) &&
-		sameTime(a.SuspendedAt, b.SuspendedAt) && sameTime(a.RevokedAt, b.RevokedAt) && sameTime(a.ArchivedAt, b.ArchivedAt) &&
+		sameTime(a.ActivatedAt, b.ActivatedAt) && sameTime(a.SuspendedAt, b.SuspendedAt) && sameTime(a.RevokedAt, b.RevokedAt) && sameTime(a.ArchivedAt, b.ArchivedAt) &&
 		sameTime(a.DestroyAt, b.DestroyAt) && sameTime(a.DestroyedAt, b.DestroyedAt) && a.RevokeReason == b.RevokeReason
 }
 
@@ -127,18 +206,23 @@ func checkDelete(k *keys.Key) (retired bool, err error) {
 	return made, nil
 }
 
-// checkRotation refuses to let next follow old: the writer did not know how
-// far the rotation has come.
+// checkRotation refuses to let next follow old: it would be another one, its
+// plan another, or the writer did not know how far the rotation has come.
 func checkRotation(old, next *keys.Rotation) error {
-	if next.Key != old.Key || next.From != old.From || next.To != old.To || next.Reason != old.Reason ||
-		next.StartedBy != old.StartedBy || next.RequestID != old.RequestID || !sameTime(next.StartedAt, old.StartedAt) {
-		return broken("rotation %s would become another one", old.ID)
-	}
 	switch {
+	case next.Key != old.Key || next.From != old.From || next.To != old.To || next.Reason != old.Reason || next.Note != old.Note ||
+		next.StartedBy != old.StartedBy || next.RequestID != old.RequestID || !sameTime(next.StartedAt, old.StartedAt):
+		return broken("rotation %s would become another one", old.ID)
+	case next.Announce != old.Announce || next.Acks != old.Acks || !sameTime(next.ActivateAt, old.ActivateAt):
+		return broken("the plan of rotation %s is fixed", old.ID)
 	case old.Phase.Done():
 		return keys.Errorf(keys.ErrConflict, "rotation %s has ended: it is %s", old.ID, old.Phase)
-	case old.Phase == keys.PhaseActivated && next.Phase != keys.PhaseActivated && next.Phase != keys.PhaseCompleted:
-		return keys.Errorf(keys.ErrConflict, "rotation %s is behind its switch and cannot become %s", old.ID, next.Phase)
+	case !old.Phase.Leads(next.Phase):
+		return keys.Errorf(keys.ErrConflict, "rotation %s is %s and cannot become %s; read it again", old.ID, old.Phase, next.Phase)
+	case !old.AnnouncedAt.IsZero() && !sameTime(next.AnnouncedAt, old.AnnouncedAt):
+		return broken("rotation %s was announced at %s", old.ID, old.AnnouncedAt)
+	case old.Phase == keys.PhaseActivated && !sameTime(next.SwitchAt, old.SwitchAt):
+		return broken("rotation %s has switched at %s", old.ID, old.SwitchAt)
 	}
 	return nil
 }

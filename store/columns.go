@@ -3,7 +3,10 @@ package store
 import (
 	"database/sql/driver"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"time"
 
 	"keyhole/keys"
@@ -34,6 +37,32 @@ func (s *stamp) Scan(v any) error {
 	return nil
 }
 
+// object is a value in the database as JSON.
+type object struct{ of any }
+
+// Value implements driver.Valuer.
+func (o object) Value() (driver.Value, error) {
+	b, err := json.Marshal(o.of)
+	return string(b), err
+}
+
+// Scan implements sql.Scanner.
+func (o object) Scan(v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return fmt.Errorf("JSON is stored as %T", v)
+	}
+	d := json.NewDecoder(strings.NewReader(s))
+	d.DisallowUnknownFields()
+	if err := d.Decode(o.of); err != nil {
+		return fmt.Errorf("reading JSON: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something is behind the JSON")
+	}
+	return nil
+}
+
 // tags are a key's tags in the database: a JSON object.
 type tags map[string]string
 
@@ -42,19 +71,14 @@ func (t tags) Value() (driver.Value, error) {
 	if len(t) == 0 {
 		return "{}", nil
 	}
-	b, err := json.Marshal(map[string]string(t))
-	return string(b), err
+	return object{map[string]string(t)}.Value()
 }
 
 // Scan implements sql.Scanner.
 func (t *tags) Scan(v any) error {
-	s, ok := v.(string)
-	if !ok {
-		return fmt.Errorf("tags are stored as %T", v)
-	}
 	m := map[string]string{}
-	if err := json.Unmarshal([]byte(s), &m); err != nil {
-		return fmt.Errorf("reading tags: %w", err)
+	if err := (object{&m}).Scan(v); err != nil {
+		return err
 	}
 	*t = nil
 	if len(m) > 0 {
@@ -63,70 +87,67 @@ func (t *tags) Scan(v any) error {
 	return nil
 }
 
-const keyColumns = `name, purpose, algorithm, bits, description, tags, token, period, epoch, created_at`
+// list is a list of strings in the database: a JSON array.
+type list []string
 
-type scanner interface{ Scan(dest ...any) error }
-
-func scanKey(row scanner) (*keys.Key, error) {
-	k := &keys.Key{}
-	var period int64
-	err := row.Scan(&k.Name, &k.Purpose, &k.Algorithm, &k.Bits, &k.Description, (*tags)(&k.Tags), &k.Token, &period, &k.Epoch, (*stamp)(&k.CreatedAt))
-	if err != nil {
-		return nil, err
+// Value implements driver.Valuer.
+func (l list) Value() (driver.Value, error) {
+	if len(l) == 0 {
+		return "[]", nil
 	}
-	k.Policy.Period = time.Duration(period) * time.Microsecond
-	if keys.CheckName(k.Name) != nil || !k.Algorithm.Known() || k.Algorithm.Purpose() != k.Purpose {
-		return nil, damaged("key %q, purpose %q, algorithm %q", k.Name, k.Purpose, k.Algorithm)
-	}
-	return k, nil
+	return object{[]string(l)}.Value()
 }
 
-func keyValues(k *keys.Key) []any {
-	return []any{
-		k.Name, k.Purpose, k.Algorithm, k.Bits, k.Description, tags(k.Tags), k.Token, k.Policy.Period.Microseconds(), k.Epoch, stamp(k.CreatedAt),
+// Scan implements sql.Scanner.
+func (l *list) Scan(v any) error {
+	var all []string
+	if err := (object{&all}).Scan(v); err != nil {
+		return err
+	}
+	*l = nil
+	if len(all) > 0 {
+		*l = all
+	}
+	return nil
+}
+
+// acksJSON and the next two are how a policy and a plan are stored.
+// Durations are nanoseconds.
+type acksJSON struct {
+	Require     keys.AckRequirement `json:"require,omitempty"`
+	Quorum      int                 `json:"quorum,omitempty"`
+	Timeout     time.Duration       `json:"timeout,omitempty"`
+	OnTimeout   keys.OnTimeout      `json:"on_timeout,omitempty"`
+	AbsentAfter time.Duration       `json:"absent_after,omitempty"`
+}
+
+type policyJSON struct {
+	Period        time.Duration     `json:"period,omitempty"`
+	Schedule      string            `json:"schedule,omitempty"`
+	MaxOperations uint64            `json:"max_operations,omitempty"`
+	MaxBytes      uint64            `json:"max_bytes,omitempty"`
+	Announce      time.Duration     `json:"announce,omitempty"`
+	Acks          acksJSON          `json:"acks,omitzero"`
+	Overlap       time.Duration     `json:"overlap,omitempty"`
+	AfterOverlap  keys.AfterOverlap `json:"after_overlap,omitempty"`
+	DestroyDelay  time.Duration     `json:"destroy_delay,omitempty"`
+}
+
+type planJSON struct {
+	Announce time.Duration `json:"announce,omitempty"`
+	Acks     acksJSON      `json:"acks,omitzero"`
+}
+
+func encodePolicy(p keys.Policy) policyJSON {
+	return policyJSON{
+		Period: p.Period, Schedule: p.Schedule, MaxOperations: p.MaxOperations, MaxBytes: p.MaxBytes, Announce: p.Announce,
+		Acks: acksJSON(p.Acks), Overlap: p.Overlap, AfterOverlap: p.AfterOverlap, DestroyDelay: p.DestroyDelay,
 	}
 }
 
-const versionColumns = `key_name, number, cka_id, algorithm, bits, public_key, check_value, never_extractable, always_sensitive, reserved_at, created_at,
-	announced_at, activate_at, suspended_at, revoked_at, archived_at, destroy_at, destroyed_at, revoke_reason`
-
-func scanVersion(row scanner) (key string, v *keys.Version, err error) {
-	v = &keys.Version{}
-	var id []byte
-	err = row.Scan(&key, &v.Number, &id, &v.Algorithm, &v.Bits, &v.PublicKey, &v.Check, &v.NeverExtractable, &v.AlwaysSensitive,
-		(*stamp)(&v.ReservedAt), (*stamp)(&v.CreatedAt), (*stamp)(&v.AnnouncedAt), (*stamp)(&v.ActivateAt), (*stamp)(&v.SuspendedAt),
-		(*stamp)(&v.RevokedAt), (*stamp)(&v.ArchivedAt), (*stamp)(&v.DestroyAt), (*stamp)(&v.DestroyedAt), &v.RevokeReason)
-	if err != nil {
-		return "", nil, err
-	}
-	if copy(v.ObjectID[:], id) != len(v.ObjectID) || len(id) != len(v.ObjectID) || v.Number == 0 || !v.Algorithm.Known() {
-		return "", nil, damaged("version %d of key %q, algorithm %q", v.Number, key, v.Algorithm)
-	}
-	return key, v, nil
-}
-
-func versionValues(key string, v *keys.Version) []any {
-	return []any{
-		key, v.Number, v.ObjectID[:], v.Algorithm, v.Bits, v.PublicKey, v.Check, v.NeverExtractable, v.AlwaysSensitive,
-		stamp(v.ReservedAt), stamp(v.CreatedAt), stamp(v.AnnouncedAt), stamp(v.ActivateAt), stamp(v.SuspendedAt),
-		stamp(v.RevokedAt), stamp(v.ArchivedAt), stamp(v.DestroyAt), stamp(v.DestroyedAt), v.RevokeReason,
-	}
-}
-
-const rotationColumns = `id, key_name, from_version, to_version, reason, phase, started_by, request_id, started_at, completed_at, error`
-
-func scanRotation(row scanner) (*keys.Rotation, error) {
-	r := &keys.Rotation{}
-	err := row.Scan(&r.ID, &r.Key, &r.From, &r.To, &r.Reason, &r.Phase, &r.StartedBy, &r.RequestID,
-		(*stamp)(&r.StartedAt), (*stamp)(&r.CompletedAt), &r.Error)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-func rotationValues(r *keys.Rotation) []any {
-	return []any{
-		r.ID, r.Key, r.From, r.To, r.Reason, r.Phase, r.StartedBy, r.RequestID, stamp(r.StartedAt), stamp(r.CompletedAt), r.Error,
+func (p policyJSON) decode() keys.Policy {
+	return keys.Policy{
+		Period: p.Period, Schedule: p.Schedule, MaxOperations: p.MaxOperations, MaxBytes: p.MaxBytes, Announce: p.Announce,
+		Acks: keys.Acks(p.Acks), Overlap: p.Overlap, AfterOverlap: p.AfterOverlap, DestroyDelay: p.DestroyDelay,
 	}
 }

@@ -22,29 +22,40 @@ func (d *database) Commit(ctx context.Context, c Change) error {
 		switch {
 		case c.Key == nil:
 		case c.FromEpoch == 0:
-			err = createKey(ctx, tx, c.Key, revision)
+			err = d.createKey(ctx, tx, c.Key, revision)
 		case c.Delete:
-			err = deleteKey(ctx, tx, c, revision)
+			err = d.deleteKey(ctx, tx, c, revision)
 		default:
-			err = changeKey(ctx, tx, c, revision)
+			err = d.changeKey(ctx, tx, c, revision)
 		}
 		if err == nil && c.Rotation != nil {
-			err = putRotation(ctx, tx, c.Rotation, c.Delete)
+			err = d.putRotation(ctx, tx, c.Rotation, c.Delete)
 		}
 		if err == nil && c.Delete {
-			err = noOpenRotation(ctx, tx, c.Key.Name, "")
+			err = d.noOpenRotation(ctx, tx, c.Key.Name, "")
+		}
+		if err == nil && c.Approval != nil {
+			err = d.replaceApproval(ctx, tx, c.Approval, "")
+		}
+		if err == nil && len(c.Notices) > 0 {
+			err = appendNotices(ctx, tx, c.Notices)
 		}
 		return err
 	})
 }
 
-func createKey(ctx context.Context, tx *sql.Tx, k *keys.Key, revision uint64) error {
-	switch _, err := selectKey(ctx, tx, k.Name); {
+func (d *database) createKey(ctx context.Context, tx *sql.Tx, k *keys.Key, revision uint64) error {
+	switch _, err := d.selectKey(ctx, tx, k.Name); {
 	case err == nil:
 		return keys.Errorf(keys.ErrKeyExists, "there is a key %q already", k.Name)
 	case !errors.Is(err, keys.ErrKeyNotFound):
 		return err
 	}
+	return d.insertKey(ctx, tx, k, revision)
+}
+
+// insertKey inserts a key that is not there.
+func (d *database) insertKey(ctx context.Context, tx *sql.Tx, k *keys.Key, revision uint64) error {
 	var last uint32
 	switch err := tx.QueryRowContext(ctx, "SELECT last_version FROM tombstones WHERE name = ?", k.Name).Scan(&last); {
 	case err == nil:
@@ -58,7 +69,7 @@ func createKey(ctx context.Context, tx *sql.Tx, k *keys.Key, revision uint64) er
 	if _, err := tx.ExecContext(ctx, "DELETE FROM deletions WHERE name = ?", k.Name); err != nil {
 		return err
 	}
-	if err := insert(ctx, tx, "keys", keyColumns+", revision", append(keyValues(k), revision), ""); err != nil {
+	if err := insert(ctx, tx, "keys", keyColumns, keyValues(k, revision, d.seal.mac(keyMessage(k, revision))), ""); err != nil {
 		return err
 	}
 	return putVersions(ctx, tx, &keys.Key{}, k)
@@ -66,24 +77,25 @@ func createKey(ctx context.Context, tx *sql.Tx, k *keys.Key, revision uint64) er
 
 // stored returns the key that c is about, if it is at the epoch that c
 // starts from.
-func stored(ctx context.Context, tx *sql.Tx, c Change) (*keys.Key, error) {
-	old, err := selectKey(ctx, tx, c.Key.Name)
+func (d *database) stored(ctx context.Context, tx *sql.Tx, c Change) (*keys.Key, error) {
+	old, err := d.selectKey(ctx, tx, c.Key.Name)
 	if err == nil && old.Epoch != c.FromEpoch {
 		err = keys.Errorf(keys.ErrConflict, "key %q is at epoch %d, not %d; read it again", old.Name, old.Epoch, c.FromEpoch)
 	}
 	return old, err
 }
 
-func changeKey(ctx context.Context, tx *sql.Tx, c Change, revision uint64) error {
-	old, err := stored(ctx, tx, c)
+func (d *database) changeKey(ctx context.Context, tx *sql.Tx, c Change, revision uint64) error {
+	old, err := d.stored(ctx, tx, c)
 	if err != nil {
 		return err
 	}
 	if err := checkNext(old, c.Key); err != nil {
 		return err
 	}
-	set := strings.ReplaceAll(keyColumns, ",", " = ?,") + " = ?, revision = ?"
-	if _, err := tx.ExecContext(ctx, "UPDATE keys SET "+set+" WHERE name = ?", append(keyValues(c.Key), revision, old.Name)...); err != nil { //nolint:gosec // joined from constants
+	set := strings.ReplaceAll(keyColumns, ",", " = ?,") + " = ?"
+	values := append(keyValues(c.Key, revision, d.seal.mac(keyMessage(c.Key, revision))), old.Name)
+	if _, err := tx.ExecContext(ctx, "UPDATE keys SET "+set+" WHERE name = ?", values...); err != nil { //nolint:gosec // joined from constants
 		return err
 	}
 	return putVersions(ctx, tx, old, c.Key)
@@ -103,8 +115,8 @@ func putVersions(ctx context.Context, tx *sql.Tx, old, next *keys.Key) error {
 	return nil
 }
 
-func deleteKey(ctx context.Context, tx *sql.Tx, c Change, revision uint64) error {
-	old, err := stored(ctx, tx, c)
+func (d *database) deleteKey(ctx context.Context, tx *sql.Tx, c Change, revision uint64) error {
+	old, err := d.stored(ctx, tx, c)
 	if err != nil {
 		return err
 	}
@@ -117,46 +129,59 @@ func deleteKey(ctx context.Context, tx *sql.Tx, c Change, revision uint64) error
 			return err
 		}
 	}
-	for _, query := range []string{"DELETE FROM versions WHERE key_name = ?", "DELETE FROM keys WHERE name = ?"} {
-		if _, err := tx.ExecContext(ctx, query, old.Name); err != nil {
+	for _, table := range []string{"subscriptions", "acks", "usage"} {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE key_name = ?", old.Name); err != nil { //nolint:gosec // one of three
 			return err
 		}
+	}
+	if err := removeKey(ctx, tx, old.Name); err != nil {
+		return err
 	}
 	return insert(ctx, tx, "deletions", "name, revision", []any{old.Name, revision}, "name")
 }
 
+// removeKey removes a key's rows.
+func removeKey(ctx context.Context, tx *sql.Tx, name string) error {
+	for _, query := range []string{"DELETE FROM versions WHERE key_name = ?", "DELETE FROM keys WHERE name = ?"} {
+		if _, err := tx.ExecContext(ctx, query, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // putRotation inserts or replaces a rotation. Its key may be gone only by
 // the same change.
-func putRotation(ctx context.Context, tx *sql.Tx, r *keys.Rotation, deleting bool) error {
-	old, err := scanRotation(tx.QueryRowContext(ctx, "SELECT "+rotationColumns+" FROM rotations WHERE id = ?", r.ID))
+func (d *database) putRotation(ctx context.Context, tx *sql.Tx, r *keys.Rotation, deleting bool) error {
+	old, err := d.selectRotation(ctx, tx, "id = ?", r.ID)
 	switch {
-	case err == nil:
+	case err != nil:
+	case old != nil:
 		err = checkRotation(old, r)
-	case errors.Is(err, sql.ErrNoRows) && !deleting:
-		_, err = selectKey(ctx, tx, r.Key)
-	case errors.Is(err, sql.ErrNoRows):
-		err = nil
+	case !deleting:
+		_, err = d.selectKey(ctx, tx, r.Key)
 	}
 	if err != nil {
 		return err
 	}
 	if !r.Phase.Done() {
-		if err := noOpenRotation(ctx, tx, r.Key, r.ID); err != nil {
+		if err := d.noOpenRotation(ctx, tx, r.Key, r.ID); err != nil {
 			return err
 		}
 	}
-	return insert(ctx, tx, "rotations", rotationColumns, rotationValues(r), "id")
+	return insert(ctx, tx, "rotations", rotationColumns, rotationValues(r, d.seal.mac(rotationMessage(r))), "id")
 }
 
 // noOpenRotation refuses if a rotation of the key, other than id, is open.
-func noOpenRotation(ctx context.Context, tx *sql.Tx, key, id string) error {
-	var running string
-	err := tx.QueryRowContext(ctx, "SELECT id FROM rotations WHERE key_name = ? AND id <> ? AND "+openRotation, key, id).Scan(&running)
+// One that was altered is in nobody's way: its row is put to its end and
+// stays what it is, altered.
+func (d *database) noOpenRotation(ctx context.Context, tx *sql.Tx, key, id string) error {
+	running, err := d.selectRotation(ctx, tx, "key_name = ? AND id <> ? AND "+openRotation, key, id)
 	switch {
-	case err == nil:
-		return keys.Errorf(keys.ErrRotationRunning, "rotation %s of key %q is running; wait for its end", running, key)
-	case errors.Is(err, sql.ErrNoRows):
-		return nil
+	case errors.Is(err, keys.ErrTampered):
+		_, err = tx.ExecContext(ctx, "UPDATE rotations SET phase = 'aborted', mac = NULL WHERE key_name = ? AND id <> ? AND "+openRotation, key, id)
+	case err == nil && running != nil:
+		err = keys.Errorf(keys.ErrRotationRunning, "rotation %s of key %q is running; wait for its end", running.ID, key)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"keyhole/keys"
 )
@@ -22,6 +23,10 @@ type database struct {
 	ready func() error
 	// schema is the version that this program knows.
 	schema int
+	seal   *sealer
+	// blocksFrom is the latest revision from which this process has seen the
+	// list of blocked principals.
+	blocksFrom atomic.Uint64
 }
 
 // update runs f in one durable transaction.
@@ -62,11 +67,6 @@ func (d *database) failed(ctx context.Context, doing string, err error) error {
 		return fmt.Errorf("store: %s: %w", doing, ctx.Err())
 	}
 	return d.explain(doing, err)
-}
-
-// damaged reports a row that no version of this program wrote.
-func damaged(format string, args ...any) error {
-	return fmt.Errorf("store: the database is damaged: %s: %w", fmt.Sprintf(format, args...), keys.ErrStore)
 }
 
 // revision returns the store's revision. A schema that went ahead of this

@@ -8,12 +8,12 @@ import (
 )
 
 // OpenSQLiteWith opens a store with other migrations than the program's.
-func OpenSQLiteWith(ctx context.Context, path string, files fs.FS) (*SQLite, error) {
+func OpenSQLiteWith(ctx context.Context, path string, seal []byte, files fs.FS) (*SQLite, error) {
 	all, err := readMigrations(files)
 	if err != nil {
 		return nil, err
 	}
-	return openSQLite(ctx, path, all)
+	return openSQLite(ctx, path, seal, all)
 }
 
 // Migrations are the program's own.

@@ -50,7 +50,7 @@ func child(tb testing.TB, act, path string) *exec.Cmd {
 // commitForever changes a key and its rotation, over and over, and prints
 // each epoch once the store has acknowledged it.
 func commitForever(ctx context.Context, path string) error {
-	s, err := store.OpenSQLite(ctx, path)
+	s, err := store.OpenSQLite(ctx, path, seal)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func openOnce(ctx context.Context, path string) error {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return err
 	}
-	s, err := store.OpenSQLite(ctx, path)
+	s, err := store.OpenSQLite(ctx, path, seal)
 	if err != nil {
 		return err
 	}

@@ -52,8 +52,10 @@ func newerSchema(found, known int) error {
 // migrate brings a database to the newest schema, each version in one
 // transaction. begin is run at the start of each, and says which version the
 // database has: of several processes that migrate at once, each finds what
-// the others have done.
-func migrate(ctx context.Context, db *sql.DB, all []migration, begin func(tx *sql.Tx) (version int, err error)) error {
+// the others have done. after is run at the end of each.
+func migrate(ctx context.Context, db *sql.DB, all []migration, begin func(tx *sql.Tx) (version int, err error),
+	after func(ctx context.Context, tx *sql.Tx, version int) error,
+) error {
 	for {
 		done := false
 		err := transact(ctx, db, nil, func(tx *sql.Tx) error {
@@ -72,11 +74,24 @@ func migrate(ctx context.Context, db *sql.DB, all []migration, begin func(tx *sq
 			if _, err := tx.ExecContext(ctx, m.sql); err != nil {
 				return fmt.Errorf("migration %s: %w", m.name, err)
 			}
-			_, err = tx.ExecContext(ctx, "INSERT INTO schema_version (version, name) VALUES (?, ?)", m.version, m.name)
-			return err
+			if _, err = tx.ExecContext(ctx, "INSERT INTO schema_version (version, name) VALUES (?, ?)", m.version, m.name); err != nil {
+				return err
+			}
+			return after(ctx, tx, m.version)
 		})
 		if err != nil || done {
 			return err
 		}
 	}
+}
+
+// firstSealed is the schema version from which on rows are sealed.
+const firstSealed = 2
+
+// migrated seals what a new schema version begins with.
+func (d *database) migrated(ctx context.Context, tx *sql.Tx, version int) error {
+	if version != firstSealed {
+		return nil
+	}
+	return d.writeBlocks(ctx, tx, blocks{intact: true}, 0)
 }

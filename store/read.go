@@ -3,8 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
+	"slices"
 	"strings"
 
 	"keyhole/keys"
@@ -13,7 +12,7 @@ import (
 // Key implements Store.
 func (d *database) Key(ctx context.Context, name string) (k *keys.Key, err error) {
 	err = d.view(ctx, "reading a key", func(tx *sql.Tx) error {
-		k, err = selectKey(ctx, tx, name)
+		k, err = d.selectKey(ctx, tx, name)
 		return err
 	})
 	if err != nil {
@@ -22,14 +21,42 @@ func (d *database) Key(ctx context.Context, name string) (k *keys.Key, err error
 	return k, nil
 }
 
-func selectKey(ctx context.Context, tx *sql.Tx, name string) (*keys.Key, error) {
-	found, err := selectKeys(ctx, tx, "name = ?", name)
+// Readable implements Store.
+func (d *database) Readable(ctx context.Context, name string) (k *keys.Key, err error) {
+	err = d.view(ctx, "reading a key", func(tx *sql.Tx) error {
+		r, err := d.selectRecord(ctx, tx, name)
+		k = r.of
+		if err == nil {
+			k.Damaged = d.seal.checkKey(r) != nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// selectKey returns a key whose seal is right.
+func (d *database) selectKey(ctx context.Context, tx *sql.Tx, name string) (*keys.Key, error) {
+	r, err := d.selectRecord(ctx, tx, name)
+	if err == nil {
+		err = d.seal.checkKey(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.of, nil
+}
+
+func (d *database) selectRecord(ctx context.Context, tx *sql.Tx, name string) (record[keys.Key], error) {
+	found, err := selectKeys(ctx, tx, "name = ?", "key_name = ?", name)
 	if err == nil && len(found) == 0 {
 		// The words are those for a key that the caller may not see.
 		err = keys.Errorf(keys.ErrKeyNotFound, "there is no key %q here, or you may not see it", clip(name))
 	}
 	if err != nil {
-		return nil, err
+		return record[keys.Key]{}, err
 	}
 	return found[0], nil
 }
@@ -40,13 +67,25 @@ func (d *database) Load(ctx context.Context) (all []*keys.Key, revision uint64, 
 		if revision, err = d.revision(ctx, tx); err != nil {
 			return err
 		}
-		all, err = selectKeys(ctx, tx, "1 = 1")
+		found, err := selectKeys(ctx, tx, "1 = 1", "1 = 1")
+		all = d.checked(found)
 		return err
 	})
 	if err != nil {
 		return nil, 0, err
 	}
 	return all, revision, nil
+}
+
+// checked puts a Damaged key in the place of each one whose seal is wrong.
+func (d *database) checked(found []record[keys.Key]) []*keys.Key {
+	all := make([]*keys.Key, len(found))
+	for i, r := range found {
+		if all[i] = r.of; d.seal.checkKey(r) != nil {
+			all[i] = &keys.Key{Name: r.of.Name, Damaged: true}
+		}
+	}
+	return all
 }
 
 // Changed implements Store.
@@ -62,10 +101,12 @@ func (d *database) Changed(ctx context.Context, since uint64) (changed []*keys.K
 			return keys.Errorf(keys.ErrStore, "the store went back from revision %d to %d: an older copy was put in its place; "+
 				"see that no revocation is lost by that, then restart the gateway", since, revision)
 		}
-		if changed, err = selectKeys(ctx, tx, "revision > ?", since); err != nil {
+		found, err := selectKeys(ctx, tx, "revision > ?", "key_name IN (SELECT name FROM keys WHERE revision > ?)", since)
+		if err != nil {
 			return err
 		}
-		deleted, err = selectAll(ctx, tx, func(row scanner) (name string, err error) { return name, row.Scan(&name) },
+		changed = d.checked(found)
+		deleted, err = selectAll(ctx, tx, func(rows *sql.Rows) (name string, err error) { return name, rows.Scan(&name) },
 			"SELECT name FROM deletions WHERE revision > ? ORDER BY name", since)
 		return err
 	})
@@ -76,50 +117,74 @@ func (d *database) Changed(ctx context.Context, since uint64) (changed []*keys.K
 }
 
 // selectKeys returns the keys that a condition selects, with their versions,
-// in order of their names.
-func selectKeys(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]*keys.Key, error) {
-	found, err := selectAll(ctx, tx, scanKey, "SELECT "+keyColumns+" FROM keys WHERE "+where+" ORDER BY name", args...)
-	if err != nil || len(found) == 0 {
-		return nil, err
-	}
-	type versionOf struct {
-		key string
-		*keys.Version
-	}
-	versions, err := selectAll(ctx, tx, func(row scanner) (versionOf, error) {
-		key, v, err := scanVersion(row)
-		return versionOf{key, v}, err
-	}, "SELECT "+versionColumns+" FROM versions WHERE key_name IN (SELECT name FROM keys WHERE "+where+") ORDER BY key_name, number", args...)
+// in order of their names. The conditions are those for the two tables.
+// Versions without a key make a broken one.
+func selectKeys(ctx context.Context, tx *sql.Tx, ofKeys, ofVersions string, args ...any) ([]record[keys.Key], error) {
+	found, err := selectAll(ctx, tx, scanKey, "SELECT "+keyColumns+" FROM keys WHERE "+ofKeys+" ORDER BY name", args...)
 	if err != nil {
 		return nil, err
 	}
-	for _, k := range found { // both are in order of the names
-		for len(versions) > 0 && versions[0].key == k.Name {
-			k.Versions = append(k.Versions, versions[0].Version)
-			versions = versions[1:]
-		}
+	versions, err := selectAll(ctx, tx, scanVersion, "SELECT "+versionColumns+" FROM versions WHERE "+ofVersions+" ORDER BY key_name, number", args...)
+	if err != nil {
+		return nil, err
 	}
-	if len(versions) > 0 {
-		return nil, damaged("version %d belongs to no key %q", versions[0].Number, versions[0].key)
+	i := 0
+	for _, v := range versions { // both are in order of the names
+		for i < len(found) && found[i].of.Name < v.key {
+			i++
+		}
+		if i == len(found) || found[i].of.Name != v.key {
+			found = slices.Insert(found, i, record[keys.Key]{of: &keys.Key{Name: v.key}, broken: true})
+		}
+		found[i].of.Versions = append(found[i].of.Versions, v.of)
+		found[i].broken = found[i].broken || v.broken
 	}
 	return found, nil
 }
 
-func selectAll[T any](ctx context.Context, tx *sql.Tx, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := tx.QueryContext(ctx, query, args...)
+func selectAll[T any](ctx context.Context, tx *sql.Tx, scan func(*sql.Rows) (T, error), query string, args ...any) (all []T, err error) {
+	err = each(ctx, tx, func(rows *sql.Rows) (bool, error) {
+		t, err := scan(rows)
+		all = append(all, t)
+		return true, err
+	}, query, args...)
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var all []T
-	for rows.Next() {
-		t, err := scan(rows)
-		if err != nil {
-			return nil, err
+	return all, nil
+}
+
+// selectIntact returns the first rows of a query, limit at most (0: all),
+// without those that check refuses.
+func selectIntact[T any](ctx context.Context, tx *sql.Tx, limit int, scan func(*sql.Rows) (record[T], error), check func(record[T]) error,
+	query string, args ...any,
+) (all []*T, err error) {
+	err = each(ctx, tx, func(rows *sql.Rows) (bool, error) {
+		r, err := scan(rows)
+		if err == nil && check(r) == nil {
+			all = append(all, r.of)
 		}
-		all = append(all, t)
+		return limit <= 0 || len(all) < limit, err
+	}, query, args...)
+	if err != nil {
+		return nil, err
 	}
-	return all, rows.Err()
+	return all, nil
+}
+
+// each calls f for the rows of a query, until f says that it is enough.
+func each(ctx context.Context, tx *sql.Tx, f func(*sql.Rows) (more bool, err error), query string, args ...any) error {
+	rows, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if more, err := f(rows); err != nil || !more {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 // Rotation implements Store.
@@ -134,9 +199,9 @@ func (d *database) RotationByRequest(ctx context.Context, requestID string) (*ke
 
 func (d *database) oneRotation(ctx context.Context, id, where string) (r *keys.Rotation, err error) {
 	err = d.view(ctx, "reading a rotation", func(tx *sql.Tx) error {
-		r, err = scanRotation(tx.QueryRowContext(ctx, "SELECT "+rotationColumns+" FROM rotations WHERE "+where, id))
-		if errors.Is(err, sql.ErrNoRows) {
-			return keys.Errorf(keys.ErrNotFound, "there is no rotation %q here, or you may not see it", clip(id))
+		r, err = d.selectRotation(ctx, tx, where, id)
+		if err == nil && r == nil {
+			err = keys.Errorf(keys.ErrNotFound, "there is no rotation %q here, or you may not see it", clip(id))
 		}
 		return err
 	})
@@ -144,6 +209,16 @@ func (d *database) oneRotation(ctx context.Context, id, where string) (r *keys.R
 		return nil, err
 	}
 	return r, nil
+}
+
+// selectRotation returns the rotation that a condition selects, nil if there
+// is none.
+func (d *database) selectRotation(ctx context.Context, tx *sql.Tx, where string, args ...any) (*keys.Rotation, error) {
+	found, err := selectAll(ctx, tx, scanRotation, "SELECT "+rotationColumns+" FROM rotations WHERE "+where, args...)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	return found[0].of, d.seal.checkRotation(found[0])
 }
 
 // openRotation is the condition of the index that allows a key one.
@@ -161,12 +236,9 @@ func (d *database) Rotations(ctx context.Context, f RotationFilter) (found []*ke
 	if f.OpenOnly {
 		where = append(where, openRotation)
 	}
-	query := "SELECT " + rotationColumns + " FROM rotations WHERE " + strings.Join(where, " AND ") + " ORDER BY id DESC"
-	if f.Limit > 0 {
-		query += fmt.Sprintf(" LIMIT %d", f.Limit)
-	}
 	err = d.view(ctx, "reading rotations", func(tx *sql.Tx) error {
-		found, err = selectAll(ctx, tx, scanRotation, query, args...)
+		found, err = selectIntact(ctx, tx, f.Limit, scanRotation, d.seal.checkRotation,
+			"SELECT "+rotationColumns+" FROM rotations WHERE "+strings.Join(where, " AND ")+" ORDER BY id DESC", args...)
 		return err
 	})
 	if err != nil {

@@ -8,10 +8,13 @@ import (
 	"keyhole/store/storetest"
 )
 
+// seal is the key of the seals of all stores under test.
+var seal = []byte("32 bytes to seal rows of a test.")
+
 // sqliteAt opens a store that fails the test if it cannot be opened.
 func sqliteAt(tb testing.TB, path string) *store.SQLite {
 	tb.Helper()
-	s, err := store.OpenSQLite(tb.Context(), path)
+	s, err := store.OpenSQLite(tb.Context(), path, seal)
 	if err != nil {
 		tb.Fatal(err)
 	}

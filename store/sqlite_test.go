@@ -94,7 +94,7 @@ func TestModesOfAnExistingFile(t *testing.T) {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
-		s, err := store.OpenSQLite(t.Context(), path)
+		s, err := store.OpenSQLite(t.Context(), path, seal)
 		if !ok {
 			operator(t, mode.String(), err, path, "chmod 600")
 			continue
@@ -143,14 +143,14 @@ func TestUnusablePlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	missing := filepath.Join(dir, "no", "such")
-	_, err := store.OpenSQLite(t.Context(), filepath.Join(missing, "keyhole.db"))
+	_, err := store.OpenSQLite(t.Context(), filepath.Join(missing, "keyhole.db"), seal)
 	operator(t, "no directory", err, missing, "does not exist")
 	if _, err := os.Stat(missing); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the directory was made: %v", err)
 	}
-	_, err = store.OpenSQLite(t.Context(), dir)
+	_, err = store.OpenSQLite(t.Context(), dir, seal)
 	operator(t, "a directory", err, dir)
-	_, err = store.OpenSQLite(t.Context(), filepath.Join(file, "keyhole.db"))
+	_, err = store.OpenSQLite(t.Context(), filepath.Join(file, "keyhole.db"), seal)
 	operator(t, "a file for a directory", err, file)
 }
 
@@ -165,7 +165,7 @@ func TestNoDatabase(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := store.OpenSQLite(t.Context(), path)
+		_, err := store.OpenSQLite(t.Context(), path, seal)
 		operator(t, name, err, path, "no SQLite database")
 		if now, err := os.ReadFile(path); err != nil || string(now) != content {
 			t.Errorf("%s: the file was changed, %v", name, err)
@@ -196,7 +196,7 @@ func TestAnotherProgramsDatabase(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = store.OpenSQLite(t.Context(), path)
+		_, err = store.OpenSQLite(t.Context(), path, seal)
 		operator(t, name, err, path, "another program")
 		if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
 			t.Errorf("%s: the other program's file was changed, %v", name, err)
@@ -210,7 +210,7 @@ func TestNewerSchema(t *testing.T) {
 	ctx := t.Context()
 	create(t, s, storetest.NewKey("payments", 1))
 	s.Exec(t, "INSERT INTO schema_version VALUES (7, 'from the future')")
-	_, err := store.OpenSQLite(ctx, path)
+	_, err := store.OpenSQLite(ctx, path, seal)
 	operator(t, "opening", err, "version 7", "up to 1", "newer keyholed")
 
 	// Nor does a process go on when another one has migrated its store.
@@ -249,7 +249,7 @@ func TestMigrations(t *testing.T) {
 	}
 	// A migration that fails leaves the version before, whole.
 	for _, bad := range []string{"CREATE TABLE half (x INTEGER); CREATE TABLE keys (x INTEGER)", "CREATE TABLE half (x INTEGER); nonsense"} {
-		_, err = store.OpenSQLiteWith(ctx, path, files("CREATE TABLE good (x INTEGER)", bad))
+		_, err = store.OpenSQLiteWith(ctx, path, seal, files("CREATE TABLE good (x INTEGER)", bad))
 		if !errors.Is(err, keys.ErrStore) {
 			t.Errorf("a bad migration: %v", err)
 		}
@@ -258,7 +258,7 @@ func TestMigrations(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			s, err := store.OpenSQLiteWith(ctx, path, files("CREATE TABLE good (x INTEGER)", "CREATE TABLE half (x INTEGER)", "ALTER TABLE keys ADD COLUMN extra INTEGER"))
+			s, err := store.OpenSQLiteWith(ctx, path, seal, files("CREATE TABLE good (x INTEGER)", "CREATE TABLE half (x INTEGER)", "ALTER TABLE keys ADD COLUMN extra INTEGER"))
 			if err == nil {
 				err = s.Close()
 			}
@@ -268,9 +268,9 @@ func TestMigrations(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	_, err = store.OpenSQLite(ctx, path)
+	_, err = store.OpenSQLite(ctx, path, seal)
 	operator(t, "an older program", err, "version 4", "up to 1")
-	s, err = store.OpenSQLiteWith(ctx, path, files("", "", ""))
+	s, err = store.OpenSQLiteWith(ctx, path, seal, files("", "", ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +286,7 @@ func TestMigrations(t *testing.T) {
 	for _, name := range []string{"0003_gap.sql", "2_short.sql", "0001_again.sql", "x.sql"} {
 		m := files()
 		m["migrations/"+name] = &fstest.MapFile{}
-		if _, err := store.OpenSQLiteWith(ctx, path, m); err == nil {
+		if _, err := store.OpenSQLiteWith(ctx, path, seal, m); err == nil {
 			t.Errorf("a migration named %s was taken", name)
 		}
 	}
@@ -456,7 +456,7 @@ func TestDamagedFile(t *testing.T) {
 		if err := os.WriteFile(path, damage(bytes.Clone(whole)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := store.OpenSQLite(t.Context(), path); !errors.Is(err, keys.ErrStore) {
+		if _, err := store.OpenSQLite(t.Context(), path, seal); !errors.Is(err, keys.ErrStore) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -470,7 +470,7 @@ func TestDamagedFile(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = store.OpenSQLite(t.Context(), path)
+	_, err = store.OpenSQLite(t.Context(), path, seal)
 	operator(t, "versions without their key", err, path, "damaged")
 }
 
@@ -500,7 +500,7 @@ func FuzzDamagedFile(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, err := store.OpenSQLite(t.Context(), path)
+		s, err := store.OpenSQLite(t.Context(), path, seal)
 		if err != nil {
 			if !errors.Is(err, keys.ErrStore) {
 				t.Errorf("opening: %v is not keys.ErrStore", err)

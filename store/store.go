@@ -24,27 +24,51 @@ type Store interface {
 	//   - keys.ErrKeyExists: FromEpoch is 0 and the key exists
 	//   - keys.ErrKeyRetired: a deleted key had the name
 	//   - keys.ErrKeyNotFound: the key to be changed does not exist
-	//   - keys.ErrConflict: the key is not at FromEpoch, or the rotation is
-	//     further than the change knows: it has ended, or its version is active
-	//   - keys.ErrRotationRunning: another rotation of the key is open
+	//   - keys.ErrConflict: the key is not at FromEpoch, the rotation is
+	//     further than the change knows (keys.Phase.Leads), or the approval is
+	//     (as PutApproval)
+	//   - keys.ErrNotFound: there is no such approval
+	//   - keys.ErrRotationRunning: another rotation of the key is open; one
+	//     that was altered does not count, and ends by this change
 	//   - keys.ErrInternal: the change would undo what is for good: take a
-	//     version back that was generated, revoked or destroyed, make a
-	//     number vanish or come again, change what a version is
+	//     version back that was generated, revoked or destroyed, or a switch
+	//     that is recorded, make a number vanish or come again, change what a
+	//     version is or what a rotation plans
 	//   - keys.ErrTampered: what is stored of the key, the rotation or the
 	//     approval is not what Keyhole wrote
 	//   - keys.ErrStore
 	Commit(ctx context.Context, c Change) error
 
+	// Adopt inserts a key that was rebuilt from its token, or puts it in the
+	// place of a Damaged one, in one transaction: the rows of that one go, and
+	// an open rotation of it is aborted. Subscriptions, acknowledgements and
+	// usage stay. k.Epoch is ignored: what is stored has an epoch above every
+	// one that the key had. Nothing of the old rows is taken over, not even a
+	// revocation: that is the caller's to judge.
+	// Errors:
+	//
+	//   - keys.ErrKeyExists: the key is there and intact, or objects of k
+	//     belong to an intact key
+	//   - keys.ErrKeyRetired: a deleted key had the name
+	//   - keys.ErrInternal: k is no key to begin with
+	Adopt(ctx context.Context, k *keys.Key) error
+
 	// Key returns a key as of now, the caller's own copy. Errors:
 	// keys.ErrKeyNotFound, ErrTampered.
 	Key(ctx context.Context, name string) (*keys.Key, error)
 
+	// Readable returns a key as Key does, and of a Damaged one, marked so,
+	// what can be read of it: for a person to look at, before it is adopted.
+	// Anybody may have written it. Errors: keys.ErrKeyNotFound.
+	Readable(ctx context.Context, name string) (*keys.Key, error)
+
 	// Load returns all keys in order of their names, and the revision that
-	// they are from. Keys whose rows were altered are Damaged.
+	// they are from. Keys whose rows were altered are Damaged, with nothing
+	// but their names.
 	Load(ctx context.Context) ([]*keys.Key, uint64, error)
 
 	// Changed returns exactly the keys that changed since a revision and
-	// still exist, the names that were deleted since and do not exist, both
+	// still exist, Damaged ones as Load does, the names that were deleted since and do not exist, both
 	// sorted, and the revision that this is from. A store that is behind
 	// since has been replaced by an older copy of itself: keys.ErrStore.
 	Changed(ctx context.Context, since uint64) (changed []*keys.Key, deleted []string, revision uint64, err error)
@@ -57,8 +81,8 @@ type Store interface {
 	Rotations(ctx context.Context, f RotationFilter) ([]*keys.Rotation, error)
 
 	// RotationByRequest returns the rotation that a request began (of
-	// several, the one with the highest id), or keys.ErrNotFound. No
-	// rotation has the empty request id.
+	// several, the one with the highest id). No rotation has the empty
+	// request id. Errors: keys.ErrNotFound, ErrTampered.
 	RotationByRequest(ctx context.Context, requestID string) (*keys.Rotation, error)
 
 	// BeginAttempt enters an attempt: nil, nil says that this call did, and
@@ -79,7 +103,7 @@ type Store interface {
 	ExpireAttempts(ctx context.Context, before time.Time) (int, error)
 
 	// Events returns events with ids above after, in their order, limit at
-	// most. Ids of commits that come later are higher.
+	// most (0: none). Ids of commits that come later are higher.
 	Events(ctx context.Context, after uint64, limit int) ([]keys.Notice, error)
 
 	// EventRange returns the lowest id that is still kept and the highest
@@ -87,8 +111,8 @@ type Store interface {
 	// the lowest is one above the highest.
 	EventRange(ctx context.Context) (oldest, newest uint64, err error)
 
-	// ExpireEvents removes the events that were written before a moment and
-	// returns how many there were.
+	// ExpireEvents removes the events that were written before a moment, and
+	// before all that stay, and returns how many there were.
 	ExpireEvents(ctx context.Context, before time.Time) (int, error)
 
 	// SeeAgents notes that principals were seen: an agent's LastSeen never
@@ -96,11 +120,20 @@ type Store interface {
 	SeeAgents(ctx context.Context, seen []Sighting) error
 
 	// BlockAgent blocks a principal, known or not, or with nil unblocks it.
-	// The revision grows. Unblocking an unknown principal: keys.ErrNotFound.
+	// The revision grows. Errors: keys.ErrNotFound (unblocking an unknown
+	// principal), ErrTampered (unblocking, as Blocked; to block works always).
 	BlockAgent(ctx context.Context, principal string, b *keys.Block) error
 
-	// Blocked returns the principals that are blocked, sorted.
+	// Blocked returns the principals that are blocked, sorted. With
+	// keys.ErrTampered the list was altered, or is older than one that was
+	// returned before: who is in it is to be refused, and others may be
+	// missing.
 	Blocked(ctx context.Context) ([]string, error)
+
+	// AdoptBlocks makes the list of blocked principals, as it can be read, the
+	// one that counts, and returns it, sorted: for a person to look through,
+	// after Blocked said keys.ErrTampered. The revision grows.
+	AdoptBlocks(ctx context.Context) ([]string, error)
 
 	// Agent returns the agent with the given keys.AgentID, or keys.ErrNotFound.
 	Agent(ctx context.Context, id string) (*keys.Agent, error)
@@ -109,7 +142,8 @@ type Store interface {
 	Agents(ctx context.Context, f AgentFilter) ([]*keys.Agent, error)
 
 	// Subscribe enters a subscription; one that is there stays as it is. It
-	// returns what is there then. Errors: keys.ErrKeyNotFound.
+	// returns what is there then. Subscriptions, acknowledgements and usage go
+	// with their key. Errors: keys.ErrKeyNotFound, ErrTampered.
 	Subscribe(ctx context.Context, s keys.Subscription) (keys.Subscription, error)
 
 	// Unsubscribe removes a subscription. It is no error that there is none.
@@ -121,13 +155,13 @@ type Store interface {
 
 	// Acknowledge enters an acknowledgement; one that is there stays as it
 	// is. It returns what is there then. Errors: keys.ErrKeyNotFound,
-	// ErrNotSubscribed, ErrVersionNotFound (there is no such version, or it
-	// is not generated).
+	// ErrTampered, ErrNotSubscribed, ErrVersionNotFound (there is no such
+	// version, or it is not generated).
 	Acknowledge(ctx context.Context, a keys.Ack) (keys.Ack, error)
 
 	// Acks returns the acknowledgements of a key's version (0: of all its
-	// versions) by a principal ("": by all), newest version first. key "":
-	// of all keys.
+	// versions) by a principal ("": by all), newest version first, then in
+	// order of the principals. key "": of all keys, in order of their names.
 	Acks(ctx context.Context, key string, version uint32, principal string) ([]keys.Ack, error)
 
 	// ReserveUsage sets the counters of one node; those of other nodes stay.
@@ -139,8 +173,11 @@ type Store interface {
 	// that node only.
 	Usage(ctx context.Context, key, node string) ([]keys.Usage, error)
 
-	// PutApproval inserts an approval, with from "", or replaces one that is
-	// in the state from. Errors: keys.ErrConflict (it is in another state).
+	// PutApproval inserts a pending approval, with from "", or replaces one
+	// that is in the state from. From pending it goes to approved or rejected,
+	// from approved to done or failed, and never on: it serves once. Errors:
+	// keys.ErrConflict (it is in another state), ErrNotFound, ErrTampered,
+	// ErrInternal (what was asked for or decided would change).
 	PutApproval(ctx context.Context, a *keys.Approval, from keys.ApprovalState) error
 
 	// Approval returns one approval. Errors: keys.ErrNotFound, ErrTampered.

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"slices"
 	"time"
 
 	"keyhole/keys"
@@ -83,52 +82,4 @@ type Attempt struct {
 	StartedAt   time.Time
 	Status      int    // HTTP status of the answer; 0 while there is none
 	Body        []byte // of the answer
-}
-
-// Snapshot is all keys as of one revision of the store. It is immutable, and
-// so is everything that it returns.
-type Snapshot struct {
-	byName  map[string]*keys.Key
-	names   []string // sorted
-	blocked map[string]bool
-}
-
-// NewSnapshot returns a snapshot of the given keys.
-func NewSnapshot(all []*keys.Key) *Snapshot {
-	s := &Snapshot{byName: make(map[string]*keys.Key, len(all))}
-	for _, k := range all {
-		s.byName[k.Name] = k
-	}
-	s.names = sortedNames(s.byName)
-	return s
-}
-
-func sortedNames(byName map[string]*keys.Key) []string {
-	names := make([]string, 0, len(byName))
-	for name := range byName {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// Key returns a key by its name.
-func (s *Snapshot) Key(name string) (*keys.Key, bool) {
-	k, ok := s.byName[name]
-	return k, ok
-}
-
-// Blocked reports whether a principal is to be refused.
-func (s *Snapshot) Blocked(principal string) bool { return s.blocked[principal] }
-
-// Names returns the names of all keys, sorted. The slice is shared.
-func (s *Snapshot) Names() []string { return s.names }
-
-// Keys returns all keys in order of their names.
-func (s *Snapshot) Keys() []*keys.Key {
-	all := make([]*keys.Key, len(s.names))
-	for i, n := range s.names {
-		all[i] = s.byName[n]
-	}
-	return all
 }

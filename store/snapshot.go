@@ -1,0 +1,121 @@
+package store
+
+import (
+	"maps"
+	"slices"
+
+	"keyhole/keys"
+)
+
+// Snapshot is all keys as of one revision of the store. It is immutable, and
+// so is everything that it returns.
+type Snapshot struct {
+	byName  map[string]*keys.Key
+	names   []string // sorted
+	damaged []string // names of the Damaged ones, sorted
+	blocked map[string]bool
+}
+
+// NewSnapshot returns a snapshot of the given keys, with nobody blocked.
+func NewSnapshot(all []*keys.Key) *Snapshot {
+	return (&Snapshot{}).with(all, nil)
+}
+
+// Key returns a key by its name.
+func (s *Snapshot) Key(name string) (*keys.Key, bool) {
+	k, ok := s.byName[name]
+	return k, ok
+}
+
+// Blocked reports whether a principal is to be refused.
+func (s *Snapshot) Blocked(principal string) bool { return s.blocked[principal] }
+
+// Names returns the names of all keys, sorted. The slice is shared.
+func (s *Snapshot) Names() []string { return s.names }
+
+// Damaged returns the names of the Damaged keys, sorted. The slice is shared.
+func (s *Snapshot) Damaged() []string { return s.damaged }
+
+// Keys returns all keys in order of their names.
+func (s *Snapshot) Keys() []*keys.Key {
+	all := make([]*keys.Key, len(s.names))
+	for i, n := range s.names {
+		all[i] = s.byName[n]
+	}
+	return all
+}
+
+// with returns the snapshot after changes. What did not change is shared
+// with s.
+func (s *Snapshot) with(changed []*keys.Key, deleted []string) *Snapshot {
+	next := &Snapshot{byName: maps.Clone(s.byName), names: s.names, damaged: s.damaged, blocked: s.blocked}
+	if next.byName == nil {
+		next.byName = make(map[string]*keys.Key, len(changed))
+	}
+	sameNames, sameDamage := true, true
+	for _, k := range changed {
+		old := next.byName[k.Name]
+		k = follow(old, k)
+		sameNames = sameNames && old != nil
+		sameDamage = sameDamage && k.Damaged == (old != nil && old.Damaged)
+		next.byName[k.Name] = k
+	}
+	for _, name := range deleted {
+		old := next.byName[name]
+		sameNames = sameNames && old == nil
+		sameDamage = sameDamage && (old == nil || !old.Damaged)
+		delete(next.byName, name)
+	}
+	if !sameNames {
+		next.names = slices.Sorted(maps.Keys(next.byName))
+	}
+	if !sameDamage {
+		next.damaged = nil
+		for _, name := range next.names {
+			if next.byName[name].Damaged {
+				next.damaged = append(next.damaged, name)
+			}
+		}
+	}
+	return next
+}
+
+// withBlocked returns the snapshot with other principals blocked.
+func (s *Snapshot) withBlocked(all []string) *Snapshot {
+	next := *s
+	next.blocked = make(map[string]bool, len(all))
+	for _, principal := range all {
+		next.blocked[principal] = true
+	}
+	return &next
+}
+
+// follow returns what is to be believed of a key that was read now, after old
+// (nil: nothing) was known of it. An epoch that goes back is an old row that
+// somebody put back: the key is Damaged, and remembers the epoch that it had
+// reached. Only a key of which nothing was ever generated may begin anew.
+func follow(old, now *keys.Key) *keys.Key {
+	switch {
+	case now.Damaged:
+		return &keys.Key{Name: now.Name, Epoch: reached(old), Damaged: true}
+	case now.Epoch < reached(old):
+		return &keys.Key{Name: now.Name, Epoch: old.Epoch, Damaged: true}
+	}
+	return now
+}
+
+// reached returns the epoch behind which a key cannot fall.
+func reached(k *keys.Key) uint64 {
+	if k == nil {
+		return 0
+	}
+	if k.Damaged {
+		return k.Epoch
+	}
+	for _, v := range k.Versions {
+		if !v.CreatedAt.IsZero() {
+			return k.Epoch
+		}
+	}
+	return 0
+}

@@ -1,0 +1,63 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"math"
+
+	"keyhole/keys"
+)
+
+// maxID bounds what a column of integers holds.
+const maxID = math.MaxInt64
+
+// ReserveUsage implements Store.
+func (d *database) ReserveUsage(ctx context.Context, node string, counted []keys.Usage) error {
+	for _, u := range counted {
+		if node == "" || u.Key == "" || u.Version == 0 || max(u.Applied, u.Processed, u.Bytes) > maxID {
+			return broken("the usage of version %d of key %q on node %q is not filled in", u.Version, u.Key, node)
+		}
+	}
+	if len(counted) == 0 {
+		return nil
+	}
+	return d.update(ctx, "reserving usage", func(tx *sql.Tx) error {
+		st, err := tx.PrepareContext(ctx, "INSERT INTO usage (key_name, version, principal, node, applied, processed, bytes, last_use) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "+
+			"ON CONFLICT (key_name, version, principal, node) DO UPDATE SET "+
+			"applied = excluded.applied, processed = excluded.processed, bytes = excluded.bytes, last_use = excluded.last_use")
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		for _, u := range counted {
+			if _, err := st.ExecContext(ctx, u.Key, u.Version, u.Principal, node, u.Applied, u.Processed, u.Bytes, stamp(u.LastUse)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Usage implements Store.
+func (d *database) Usage(ctx context.Context, key, node string) (found []keys.Usage, err error) {
+	where, args := by("1 = 1", nil, "key_name", key, key == "")
+	where, args = by(where, args, "node", node, node == "")
+	err = d.view(ctx, "reading usage", func(tx *sql.Tx) error {
+		return each(ctx, tx, func(rows *sql.Rows) (bool, error) {
+			var u keys.Usage
+			if err := rows.Scan(&u.Key, &u.Version, &u.Principal, &u.Applied, &u.Processed, &u.Bytes, (*stamp)(&u.LastUse)); err != nil {
+				return false, err
+			}
+			if n := len(found) - 1; n >= 0 && found[n].Key == u.Key && found[n].Version == u.Version && found[n].Principal == u.Principal {
+				found[n].Add(u)
+			} else {
+				found = append(found, u)
+			}
+			return true, nil
+		}, "SELECT key_name, version, principal, applied, processed, bytes, last_use FROM usage WHERE "+where+" ORDER BY key_name, version, principal", args...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
