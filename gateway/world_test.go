@@ -71,7 +71,7 @@ func newWorld(t *testing.T, opts ...option) *world {
 		}
 	}
 	var err error
-	w.store, err = store.OpenSQLite(ctx, filepath.Join(t.TempDir(), "keyhole.db"))
+	w.store, err = store.OpenSQLite(ctx, filepath.Join(t.TempDir(), "keyhole.db"), []byte("32 bytes to seal rows of a test."))
 	must(err)
 	t.Cleanup(func() { w.store.Close() })
 	w.log, err = audit.Open(audit.Config{Dir: w.dir, Node: "node", Log: discard, Now: w.now})

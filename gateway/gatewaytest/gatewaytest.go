@@ -118,7 +118,7 @@ func Start(tb testing.TB, o Options) *Gateway {
 func (g *Gateway) open(tb testing.TB, o Options) {
 	tb.Helper()
 	ctx := tb.Context()
-	db, err := store.OpenSQLite(ctx, filepath.Join(g.Dir, "keyhole.db"))
+	db, err := store.OpenSQLite(ctx, filepath.Join(g.Dir, "keyhole.db"), []byte("32 bytes to seal rows of a test."))
 	check(tb, err)
 	tb.Cleanup(func() { check(tb, db.Close()) })
 	g.Store = db

@@ -147,7 +147,7 @@ func newKit(t testing.TB, changes ...func(*kit)) *kit {
 		issuer: authztest.NewIssuer(t, "corp", "ES256"), ca: authztest.NewCA(t, "agents", time.Now()), log: &syncBuffer{}, access: &syncBuffer{},
 	}
 	logger := slog.New(slog.NewTextHandler(k.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	sqlite, err := store.OpenSQLite(t.Context(), filepath.Join(dir, "keyhole.db"))
+	sqlite, err := store.OpenSQLite(t.Context(), filepath.Join(dir, "keyhole.db"), []byte("32 bytes to seal rows of a test."))
 	must(t, err)
 	k.store = &memory{Store: sqlite}
 	records, err := audit.Open(audit.Config{Dir: k.auditDir, Node: "test", Log: logger})

@@ -88,16 +88,6 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return err
 	}
 	defer lock.Close()
-	db, err := store.OpenSQLite(ctx, c.Store.SQLite)
-	if err != nil {
-		return storeError(err)
-	}
-	defer func() { err = errors.Join(err, storeError(db.Close())) }()
-	cache := store.NewCache(db, store.CacheConfig{MaxStaleness: c.Store.MaxStaleness, Poll: c.Store.Poll, Log: o.Log})
-	if err := cache.Refresh(ctx); err != nil {
-		return storeError(err)
-	}
-
 	if err := setModuleEnv(c); err != nil {
 		return err
 	}
@@ -106,6 +96,20 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return hsmError(err)
 	}
 	defer func() { err = errors.Join(err, hsmError(token.Close())) }()
+
+	seal, err := token.StoreKey(ctx, true)
+	if err != nil {
+		return hsmError(err)
+	}
+	db, err := store.OpenSQLite(ctx, c.Store.SQLite, seal)
+	if err != nil {
+		return storeError(err)
+	}
+	defer func() { err = errors.Join(err, storeError(db.Close())) }()
+	cache := store.NewCache(db, store.CacheConfig{MaxStaleness: c.Store.MaxStaleness, Poll: c.Store.Poll, Log: o.Log})
+	if err := cache.Refresh(ctx); err != nil {
+		return storeError(err)
+	}
 
 	engine := rotation.New(rotation.Config{
 		Store: db, Token: token, Audit: auditLog, Keys: cache.Keys, Refresh: cache.Refresh, Log: o.Log,
