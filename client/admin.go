@@ -3,8 +3,8 @@ package client
 import (
 	"context"
 	"crypto/rand"
-	"iter"
 	"net/http"
+	"net/url"
 	"strconv"
 
 	"keyhole/gateway/api"
@@ -13,85 +13,96 @@ import (
 
 // CreateKey makes a key, generates its version 1 and activates it.
 func (c *Client) CreateKey(ctx context.Context, req api.CreateKeyRequest) (api.Key, error) {
-	return change[api.Key](ctx, c, http.MethodPost, "", "", req)
+	return change[api.Key](ctx, c, http.MethodPost, "/v1/admin/keys", nil, req)
 }
 
-// UpdateKey changes what is set in req and leaves the rest.
+// UpdateKey changes what is set in req and leaves the rest. A policy that is
+// set replaces the whole of the one before.
 func (c *Client) UpdateKey(ctx context.Context, key string, req api.UpdateKeyRequest) (api.Key, error) {
-	return change[api.Key](ctx, c, http.MethodPatch, key, "", req)
+	return onKey[api.Key](ctx, c, http.MethodPatch, key, "", req)
 }
 
-// Rotate makes and activates the key's next version. While a rotation runs,
-// another one is keys.ErrRotationRunning.
-func (c *Client) Rotate(ctx context.Context, key string, req api.RotateRequest) (api.Rotation, error) {
-	return change[api.Rotation](ctx, c, http.MethodPost, key, "/rotate", req)
+// DeleteKey orders the destruction of every version; the name is never free
+// again. Until the key's DeleteAt RestoreKey undoes it. If the act needs a
+// second person the answer holds the approval that it waits for, and nothing
+// has happened yet. A version that was used lately makes it keys.ErrInUse
+// unless req has Force.
+func (c *Client) DeleteKey(ctx context.Context, key string, req api.DestroyRequest) (api.ActResult, error) {
+	if err := keys.CheckName(key); err != nil {
+		return api.ActResult{}, err
+	}
+	q := url.Values{}
+	if req.Reason != "" {
+		q.Set("reason", req.Reason)
+	}
+	if req.Force {
+		q.Set("force", "true")
+	}
+	return change[api.ActResult](ctx, c, http.MethodDelete, "/v1/admin/keys/"+key, q, nil)
+}
+
+// RestoreKey undoes DeleteKey while there still is time.
+func (c *Client) RestoreKey(ctx context.Context, key string, req api.VersionActRequest) (api.Key, error) {
+	return onKey[api.Key](ctx, c, http.MethodPost, key, "/restore", req)
+}
+
+// Usage tells who used which version of a key, how much and when last, and
+// what speaks against its destruction. After a crash of the gateway the
+// figures may be too high, never too low.
+func (c *Client) Usage(ctx context.Context, key string) (api.KeyUsage, error) {
+	if err := keys.CheckName(key); err != nil {
+		return api.KeyUsage{}, err
+	}
+	return ask[api.KeyUsage](ctx, c, call{method: http.MethodGet, path: "/v1/admin/keys/" + key + "/usage"}, nil)
 }
 
 // Suspend takes a version out of use until Resume.
 func (c *Client) Suspend(ctx context.Context, id keys.VersionID, req api.VersionActRequest) (api.Key, error) {
-	return c.versionAct(ctx, id, "suspend", req)
+	return onVersion[api.Key](ctx, c, id, "suspend", req)
 }
 
 // Resume undoes Suspend.
 func (c *Client) Resume(ctx context.Context, id keys.VersionID, req api.VersionActRequest) (api.Key, error) {
-	return c.versionAct(ctx, id, "resume", req)
+	return onVersion[api.Key](ctx, c, id, "resume", req)
 }
 
 // Revoke declares a version compromised, for good.
 func (c *Client) Revoke(ctx context.Context, id keys.VersionID, req api.VersionActRequest) (api.Key, error) {
-	return c.versionAct(ctx, id, "revoke", req)
+	return onVersion[api.Key](ctx, c, id, "revoke", req)
 }
 
-func (c *Client) versionAct(ctx context.Context, id keys.VersionID, act string, req api.VersionActRequest) (api.Key, error) {
-	return change[api.Key](ctx, c, http.MethodPost, id.Key, "/versions/"+strconv.FormatUint(uint64(id.Number), 10)+"/"+act, req)
+// Destroy orders the destruction of a version that is not active: it is out
+// of use at once, and can be restored until its DestroyAt. If the act needs
+// a second person the answer holds the approval that it waits for, and
+// nothing has happened yet. A version that was used lately makes it
+// keys.ErrInUse unless req has Force.
+func (c *Client) Destroy(ctx context.Context, id keys.VersionID, req api.DestroyRequest) (api.ActResult, error) {
+	return onVersion[api.ActResult](ctx, c, id, "destroy", req)
 }
 
-// Rotation describes one rotation.
-func (c *Client) Rotation(ctx context.Context, id string) (api.Rotation, error) {
-	for i := range len(id) {
-		if ch := id[i]; ch < '0' || ch > '9' && ch < 'A' || ch > 'Z' && ch < 'a' || ch > 'z' {
-			id = ""
-			break
-		}
+// Restore undoes Destroy while there still is time.
+func (c *Client) Restore(ctx context.Context, id keys.VersionID, req api.VersionActRequest) (api.Key, error) {
+	return onVersion[api.Key](ctx, c, id, "restore", req)
+}
+
+func onVersion[Out any](ctx context.Context, c *Client, id keys.VersionID, act string, in any) (Out, error) {
+	return onKey[Out](ctx, c, http.MethodPost, id.Key, versionPath(id)+"/"+act, in)
+}
+
+func versionPath(id keys.VersionID) string {
+	return "/versions/" + strconv.FormatUint(uint64(id.Number), 10)
+}
+
+func onKey[Out any](ctx context.Context, c *Client, method, key, act string, in any) (Out, error) {
+	if err := keys.CheckName(key); err != nil { // also keeps the path what it looks like
+		var none Out
+		return none, err
 	}
-	if id == "" {
-		return api.Rotation{}, keys.Errorf(keys.ErrInvalid, "that is no id of a rotation; take one from the list of rotations")
-	}
-	return ask[api.Rotation](ctx, c, call{method: http.MethodGet, path: "/v1/admin/rotations/" + id}, nil)
+	return change[Out](ctx, c, method, "/v1/admin/keys/"+key+act, nil, in)
 }
 
-// RotationsPage returns up to limit rotations (0: the gateway's default),
-// newest first, from before the id given, of one key or with "" of all.
-func (c *Client) RotationsPage(ctx context.Context, key, before string, limit int) (api.RotationList, error) {
-	q := page("before", before, limit)
-	if key != "" {
-		if err := keys.CheckName(key); err != nil {
-			return api.RotationList{}, err
-		}
-		q.Set("key", key)
-	}
-	return ask[api.RotationList](ctx, c, call{method: http.MethodGet, path: "/v1/admin/rotations", query: q}, nil)
-}
-
-// Rotations ranges over the rotations of one key, or with "" of all that the
-// caller may see, newest first, page by page. An error ends it.
-func (c *Client) Rotations(ctx context.Context, key string) iter.Seq2[api.Rotation, error] {
-	return pages(func(before string) ([]api.Rotation, string, error) {
-		list, err := c.RotationsPage(ctx, key, before, 0)
-		return list.Rotations, list.Next, err
-	})
-}
-
-// change sends an act on keys under a fresh Idempotency-Key: retries within
-// this one call act once.
-func change[Out any](ctx context.Context, c *Client, method, key, act string, in any) (Out, error) {
-	path := "/v1/admin/keys"
-	if key != "" || act != "" || method == http.MethodPatch {
-		if err := keys.CheckName(key); err != nil {
-			var none Out
-			return none, err
-		}
-		path += "/" + key + act
-	}
-	return ask[Out](ctx, c, call{method: method, path: path, key: rand.Text()}, in)
+// change sends an act under a fresh Idempotency-Key: retries within this one
+// call act once.
+func change[Out any](ctx context.Context, c *Client, method, path string, q url.Values, in any) (Out, error) {
+	return ask[Out](ctx, c, call{method: method, path: path, query: q, key: rand.Text()}, in)
 }

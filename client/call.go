@@ -73,8 +73,7 @@ const (
 
 // again says whether to try again, and after what pause.
 func (c *Client) again(in call, attempt int, err error) (time.Duration, bool) {
-	pause := min(firstPause<<min(attempt, 16), maxPause)
-	pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // jitter is no secret
+	pause := backOff(attempt)
 	var refused *Error
 	var conn *ConnError
 	switch {
@@ -90,6 +89,17 @@ func (c *Client) again(in call, attempt int, err error) (time.Duration, bool) {
 		return pause, !conn.Permanent
 	}
 	return 0, false
+}
+
+// backOff returns the pause before another try.
+func backOff(tries int) time.Duration {
+	pause := min(firstPause<<min(tries, 16), maxPause)
+	return pause/2 + jitter(pause/2)
+}
+
+// jitter returns a random time up to d.
+func jitter(d time.Duration) time.Duration {
+	return rand.N(d + 1) //nolint:gosec // jitter is no secret
 }
 
 // wait pauses for d or until ctx ends.
@@ -130,6 +140,9 @@ func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
 	}
 	if res.StatusCode/100 != 2 {
 		return nil, refusal(res, body, time.Now())
+	}
+	if res.StatusCode == http.StatusNoContent {
+		return &answer{status: res.StatusCode}, nil
 	}
 	return &answer{status: res.StatusCode, etag: res.Header.Get("ETag"), body: body}, checkMedia(res, in.media)
 }
@@ -205,7 +218,7 @@ func ask[Out any](ctx context.Context, c *Client, cl call, in any) (Out, error) 
 		}
 	}
 	a, err := c.do(ctx, cl)
-	if err != nil {
+	if err != nil || a.status == http.StatusNoContent && cl.method == http.MethodDelete {
 		return out, err
 	}
 	if err := json.Unmarshal(a.body, &out); err != nil {

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"keyhole/gateway/api"
 )
 
 // Config says which gateway to talk to, and as whom. Only Address is
@@ -67,13 +65,14 @@ type Client struct {
 	maxResponse int64
 	wait        func(context.Context, time.Duration) error // until a retry
 
-	mu   sync.Mutex
-	jwks map[string]cachedJWKS // by key name, "" for all; at most maxCachedJWKS
+	mu    sync.Mutex
+	cache map[string]document // by path; at most maxCached
 }
 
-type cachedJWKS struct {
+// document is an answer that is asked for again with its ETag.
+type document struct {
 	etag string
-	set  api.JWKS
+	body []byte
 }
 
 // New checks the configuration and reads its certificate files; it does not
@@ -89,7 +88,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		base: base, token: cfg.Token, userAgent: cfg.UserAgent, timeout: cfg.Timeout,
-		retries: cfg.Retries, maxResponse: cfg.MaxResponse, wait: wait, jwks: map[string]cachedJWKS{},
+		retries: cfg.Retries, maxResponse: cfg.MaxResponse, wait: wait, cache: map[string]document{},
 	}
 	switch {
 	case c.timeout == 0:

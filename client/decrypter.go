@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"keyhole/client/internal/public"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 )
@@ -27,7 +28,7 @@ import (
 type Decrypter struct {
 	client *Client
 	key    string
-	now    atomic.Pointer[publicVersion]
+	now    atomic.Pointer[public.Version]
 }
 
 var _ crypto.Decrypter = (*Decrypter)(nil)
@@ -55,8 +56,8 @@ func (d *Decrypter) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if v.alg.Purpose() != keys.PurposeEncrypt {
-		return keys.Errorf(keys.ErrWrongPurpose, "key %q has the algorithm %s: it does not decrypt", d.key, v.alg)
+	if v.Algorithm.Purpose() != keys.PurposeEncrypt {
+		return keys.Errorf(keys.ErrWrongPurpose, "key %q has the algorithm %s: it does not decrypt", d.key, v.Algorithm)
 	}
 	d.now.Store(v)
 	return nil
@@ -64,13 +65,13 @@ func (d *Decrypter) Refresh(ctx context.Context) error {
 
 // Public returns the *rsa.PublicKey to encrypt to, by the version that
 // VersionID names: the "kid" that a JWE must carry.
-func (d *Decrypter) Public() crypto.PublicKey { return d.now.Load().pub }
+func (d *Decrypter) Public() crypto.PublicKey { return d.now.Load().Key }
 
 // VersionID returns the version that Public belongs to.
-func (d *Decrypter) VersionID() keys.VersionID { return d.now.Load().id }
+func (d *Decrypter) VersionID() keys.VersionID { return d.now.Load().ID }
 
 // Algorithm returns the version's algorithm, the "alg" of a JWE.
-func (d *Decrypter) Algorithm() keys.Algorithm { return d.now.Load().alg }
+func (d *Decrypter) Algorithm() keys.Algorithm { return d.now.Load().Algorithm }
 
 // Decrypt implements crypto.Decrypter; see DecryptContext. It is bounded by
 // the client's Timeout. The first argument is ignored.

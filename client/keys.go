@@ -7,7 +7,6 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 
 	"keyhole/gateway/api"
@@ -52,43 +51,58 @@ func (c *Client) Keys(ctx context.Context) iter.Seq2[api.Key, error] {
 	})
 }
 
-// maxCachedJWKS bounds the JWKS that a client remembers.
-const maxCachedJWKS = 256
-
 // JWKS returns the published public keys: of one key, or with "" of all that
 // the caller may see. What the client has is sent as If-None-Match, so that
 // polling costs little.
 func (c *Client) JWKS(ctx context.Context, key string) (api.JWKS, error) {
-	in := call{method: http.MethodGet, path: "/v1/jwks.json"}
+	return published[api.JWKS](ctx, c, key, "jwks.json")
+}
+
+// Status tells what has become of each version that was ever published: of
+// one key, or with "" of all that the caller may see. It stands beside the
+// JWKS, from which versions are missing that may not be trusted any more.
+// Polling costs little, as with JWKS.
+func (c *Client) Status(ctx context.Context, key string) (api.StatusSet, error) {
+	return published[api.StatusSet](ctx, c, key, "status.json")
+}
+
+// maxCached bounds the documents that a client remembers.
+const maxCached = 256
+
+// published reads one of the documents that change seldom.
+func published[Out any](ctx context.Context, c *Client, key, name string) (Out, error) {
+	var out Out
+	in := call{method: http.MethodGet, path: "/v1/" + name}
 	if key != "" {
 		if err := keys.CheckName(key); err != nil {
-			return api.JWKS{}, err
+			return out, err
 		}
-		in.path = "/v1/keys/" + key + "/jwks.json"
+		in.path = "/v1/keys/" + key + "/" + name
 	}
 	c.mu.Lock()
-	cached, ok := c.jwks[key]
+	old, ok := c.cache[in.path]
 	c.mu.Unlock()
-	in.etag = cached.etag
+	in.etag = old.etag
 	a, err := c.do(ctx, in)
 	switch {
 	case err != nil:
-		return api.JWKS{}, err
+		return out, err
 	case ok && a.status == http.StatusNotModified:
-		return api.JWKS{Keys: slices.Clone(cached.set.Keys)}, nil
+		a.body = old.body
 	}
-	var set api.JWKS
-	if err := json.Unmarshal(a.body, &set); err != nil {
-		return api.JWKS{}, fmt.Errorf("GET %s: %w", in.path, badAnswer(err))
+	if err := json.Unmarshal(a.body, &out); err != nil {
+		return out, fmt.Errorf("GET %s: %w", in.path, badAnswer(err))
+	}
+	if a.status == http.StatusNotModified {
+		return out, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, known := c.jwks[key]; a.etag != "" && (known || len(c.jwks) < maxCachedJWKS) {
-		c.jwks[key] = cachedJWKS{etag: a.etag, set: api.JWKS{Keys: slices.Clone(set.Keys)}}
-	} else if known {
-		delete(c.jwks, key)
+	delete(c.cache, in.path)
+	if a.etag != "" && len(c.cache) < maxCached {
+		c.cache[in.path] = document{etag: a.etag, body: a.body}
 	}
-	return set, nil
+	return out, nil
 }
 
 func page(cursor, at string, limit int) url.Values {

@@ -3,16 +3,13 @@ package client
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
 
+	"keyhole/client/internal/public"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 )
@@ -34,20 +31,13 @@ import (
 type Signer struct {
 	client *Client
 	key    string
-	now    atomic.Pointer[publicVersion]
+	now    atomic.Pointer[public.Version]
 }
 
 var (
 	_ crypto.Signer        = (*Signer)(nil)
 	_ crypto.MessageSigner = (*Signer)(nil)
 )
-
-// publicVersion is an asymmetric version: what its users see of it.
-type publicVersion struct {
-	id  keys.VersionID
-	alg keys.Algorithm
-	pub crypto.PublicKey
-}
 
 // RotatedError says that a Signer's key was rotated. It is
 // keys.ErrVersionState.
@@ -83,8 +73,8 @@ func (s *Signer) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if v.alg.Purpose() != keys.PurposeSign {
-		return keys.Errorf(keys.ErrWrongPurpose, "key %q has the algorithm %s: it does not sign", s.key, v.alg)
+	if v.Algorithm.Purpose() != keys.PurposeSign {
+		return keys.Errorf(keys.ErrWrongPurpose, "key %q has the algorithm %s: it does not sign", s.key, v.Algorithm)
 	}
 	s.now.Store(v)
 	return nil
@@ -92,13 +82,13 @@ func (s *Signer) Refresh(ctx context.Context) error {
 
 // Public returns the public key: *ecdsa.PublicKey, *rsa.PublicKey or
 // ed25519.PublicKey.
-func (s *Signer) Public() crypto.PublicKey { return s.now.Load().pub }
+func (s *Signer) Public() crypto.PublicKey { return s.now.Load().Key }
 
 // VersionID returns the version that Public belongs to, the kid of JWKS.
-func (s *Signer) VersionID() keys.VersionID { return s.now.Load().id }
+func (s *Signer) VersionID() keys.VersionID { return s.now.Load().ID }
 
 // Algorithm returns the version's algorithm.
-func (s *Signer) Algorithm() keys.Algorithm { return s.now.Load().alg }
+func (s *Signer) Algorithm() keys.Algorithm { return s.now.Load().Algorithm }
 
 // Sign implements crypto.Signer; see SignContext. It is bounded by the
 // client's Timeout. The first argument is ignored: the HSM has its own
@@ -111,16 +101,10 @@ func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 // the algorithm says. opts must name that hash, as for Sign.
 func (s *Signer) SignMessage(_ io.Reader, msg []byte, opts crypto.SignerOpts) ([]byte, error) {
 	v := s.now.Load()
-	if err := v.checkOpts(opts); err != nil {
+	if err := checkOpts(v, opts); err != nil {
 		return nil, err
 	}
-	input := msg
-	if h := v.alg.Hash(); h != 0 {
-		w := h.New()
-		w.Write(msg)
-		input = w.Sum(nil)
-	}
-	return s.sign(context.Background(), v, input, opts)
+	return s.sign(context.Background(), v, public.Input(v.Algorithm, msg), opts)
 }
 
 // SignContext signs a digest, or with Ed25519 the message itself. opts must
@@ -130,16 +114,16 @@ func (s *Signer) SignMessage(_ io.Reader, msg []byte, opts crypto.SignerOpts) ([
 // keys.ErrInvalid; nothing is sent then.
 func (s *Signer) SignContext(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	v := s.now.Load()
-	if err := v.checkOpts(opts); err != nil {
+	if err := checkOpts(v, opts); err != nil {
 		return nil, err
 	}
 	return s.sign(ctx, v, digest, opts)
 }
 
-func (s *Signer) sign(ctx context.Context, v *publicVersion, input []byte, opts crypto.SignerOpts) ([]byte, error) {
+func (s *Signer) sign(ctx context.Context, v *public.Version, input []byte, opts crypto.SignerOpts) ([]byte, error) {
 	req := api.SignRequest{Format: api.FormatDER}
-	if v.alg.TakesDigest() {
-		if err := v.alg.CheckDigest("", input); err != nil {
+	if v.Algorithm.TakesDigest() {
+		if err := v.Algorithm.CheckDigest("", input); err != nil {
 			return nil, err
 		}
 		req.Digest = input
@@ -153,30 +137,30 @@ func (s *Signer) sign(ctx context.Context, v *publicVersion, input []byte, opts 
 	if err != nil {
 		return nil, err
 	}
-	if res.Version != v.id.Number {
-		return nil, &RotatedError{Key: s.key, Have: v.id.Number, Got: res.Version}
+	if res.Version != v.ID.Number {
+		return nil, &RotatedError{Key: s.key, Have: v.ID.Number, Got: res.Version}
 	}
-	if !v.verify(input, res.Signature) {
-		return nil, keys.Errorf(keys.ErrInternal, "the gateway answered a signature that does not match the public key of %s", v.id)
+	if !v.Verify(input, res.Signature) {
+		return nil, keys.Errorf(keys.ErrInternal, "the gateway answered a signature that does not match the public key of %s", v.ID)
 	}
 	return res.Signature, nil
 }
 
 // checkOpts refuses options that ask for another kind of signature than the
 // version makes.
-func (v *publicVersion) checkOpts(opts crypto.SignerOpts) error {
+func checkOpts(v *public.Version, opts crypto.SignerOpts) error {
 	if opts == nil {
-		return keys.Errorf(keys.ErrInvalid, "signing by %s needs options that name its hash", v.alg)
+		return keys.Errorf(keys.ErrInvalid, "signing by %s needs options that name its hash", v.Algorithm)
 	}
-	if opts.HashFunc() != v.alg.Hash() {
-		return keys.Errorf(keys.ErrInvalid, "%s signs with the hash %s, not %s", v.alg, hashName(v.alg.Hash()), hashName(opts.HashFunc()))
+	if opts.HashFunc() != v.Algorithm.Hash() {
+		return keys.Errorf(keys.ErrInvalid, "%s signs with the hash %s, not %s", v.Algorithm, hashName(v.Algorithm.Hash()), hashName(opts.HashFunc()))
 	}
 	pss, isPSS := opts.(*rsa.PSSOptions)
 	switch {
-	case isPSS != v.alg.PSS():
-		return keys.Errorf(keys.ErrInvalid, "%s is asked for the other RSA padding: *rsa.PSSOptions go with PS256, PS384 and PS512 only", v.alg)
-	case isPSS && pss.SaltLength != rsa.PSSSaltLengthEqualsHash && pss.SaltLength != rsa.PSSSaltLengthAuto && pss.SaltLength != v.alg.Hash().Size():
-		return keys.Errorf(keys.ErrInvalid, "%s has salts of %d bytes, not %d", v.alg, v.alg.Hash().Size(), pss.SaltLength)
+	case isPSS != v.Algorithm.PSS():
+		return keys.Errorf(keys.ErrInvalid, "%s is asked for the other RSA padding: *rsa.PSSOptions go with PS256, PS384 and PS512 only", v.Algorithm)
+	case isPSS && pss.SaltLength != rsa.PSSSaltLengthEqualsHash && pss.SaltLength != rsa.PSSSaltLengthAuto && pss.SaltLength != v.Algorithm.Hash().Size():
+		return keys.Errorf(keys.ErrInvalid, "%s has salts of %d bytes, not %d", v.Algorithm, v.Algorithm.Hash().Size(), pss.SaltLength)
 	}
 	if ed, ok := opts.(*ed25519.Options); ok && ed.Context != "" {
 		return keys.Errorf(keys.ErrInvalid, "EdDSA is Ed25519 without a context here")
@@ -191,25 +175,8 @@ func hashName(h crypto.Hash) string {
 	return h.String()
 }
 
-// verify reports whether sig (ECDSA: DER) is v's over input, a digest or,
-// for Ed25519, a message.
-func (v *publicVersion) verify(input, sig []byte) bool {
-	switch pub := v.pub.(type) {
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(pub, input, sig)
-	case ed25519.PublicKey:
-		return ed25519.Verify(pub, input, sig)
-	case *rsa.PublicKey:
-		if v.alg.PSS() {
-			return rsa.VerifyPSS(pub, v.alg.Hash(), input, sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil
-		}
-		return rsa.VerifyPKCS1v15(pub, v.alg.Hash(), input, sig) == nil
-	}
-	return false
-}
-
 // activeVersion fetches the public side of a key's active version.
-func (c *Client) activeVersion(ctx context.Context, key string) (*publicVersion, error) {
+func (c *Client) activeVersion(ctx context.Context, key string) (*public.Version, error) {
 	k, err := c.Key(ctx, key)
 	if err != nil {
 		return nil, err
@@ -221,42 +188,17 @@ func (c *Client) activeVersion(ctx context.Context, key string) (*publicVersion,
 		if v.Version != k.ActiveVersion {
 			continue
 		}
-		out := &publicVersion{id: keys.VersionID{Key: key, Number: v.Version}, alg: keys.Algorithm(v.Algorithm)}
-		if !out.alg.Known() {
+		out := &public.Version{ID: keys.VersionID{Key: key, Number: v.Version}, Algorithm: keys.Algorithm(v.Algorithm)}
+		if !out.Algorithm.Known() {
 			return nil, keys.Errorf(keys.ErrInternal, "this client is too old for the algorithm %.32q", v.Algorithm)
 		}
-		if !out.alg.Family().Asymmetric() {
-			return nil, keys.Errorf(keys.ErrWrongPurpose, "key %q has the algorithm %s and no public key", key, out.alg)
+		if !out.Algorithm.Family().Asymmetric() {
+			return nil, keys.Errorf(keys.ErrWrongPurpose, "key %q has the algorithm %s and no public key", key, out.Algorithm)
 		}
-		if out.pub, err = parsePublic(v.PublicKey, out.alg); err != nil {
-			return nil, fmt.Errorf("the public key of %s: %w", out.id, badAnswer(err))
+		if out.Key, err = public.ParsePEM(v.PublicKey, out.Algorithm); err != nil {
+			return nil, fmt.Errorf("the public key of %s: %w", out.ID, badAnswer(err))
 		}
 		return out, nil
 	}
 	return nil, keys.Errorf(keys.ErrInternal, "the gateway does not describe the active version %d of key %q", k.ActiveVersion, key)
-}
-
-func parsePublic(text string, alg keys.Algorithm) (crypto.PublicKey, error) {
-	block, _ := pem.Decode([]byte(text))
-	if block == nil {
-		return nil, errors.New("no PEM block")
-	}
-	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	fits := false
-	switch pub := pub.(type) {
-	case *ecdsa.PublicKey:
-		bits, _ := alg.KeyBits(0)
-		fits = alg.Family() == keys.FamilyEC && pub.Params().BitSize == bits
-	case *rsa.PublicKey:
-		fits = alg.Family() == keys.FamilyRSA
-	case ed25519.PublicKey:
-		fits = alg.Family() == keys.FamilyEd25519
-	}
-	if !fits {
-		return nil, fmt.Errorf("a %T does not go with %s", pub, alg)
-	}
-	return pub, nil
 }
