@@ -33,7 +33,8 @@ deps-run: # what a development gateway needs of the system
 	@.ci/install softhsm2-util:softhsm2 openssl:openssl
 
 deps: deps-run # and what the tests need besides
-	@.ci/install pkcs11-tool:opensc p11-kit:p11-kit jose:jose curl:curl
+	@.ci/install pkcs11-tool:opensc p11-kit:p11-kit jose:jose curl:curl \
+		/usr/sbin/rsyslogd:rsyslog '/usr/lib/*/rsyslog/lmnsd_gtls.so:rsyslog-gnutls'
 
 test: deps check fuzz lint vuln ## everything: tests with the race detector, fuzzing in brief, lint, known vulnerabilities
 
