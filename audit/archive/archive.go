@@ -1,7 +1,8 @@
 // Package archive compresses and moves the sealed segments of an audit log,
 // also while a gateway writes it. A segment goes only when a signed
 // checkpoint vouches for every line of it, when each line agrees with the
-// tree, and when the copy, read back, does too. The hashes and checkpoints
+// tree, and when the copy, read back, does too; it is moved only when every
+// exporter has sent it. The hashes and checkpoints
 // stay: what remains can be verified without what has gone, and what has
 // gone can be laid beside it at any time.
 package archive
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"keyhole/audit/checkpoint"
+	"keyhole/audit/export"
 	"keyhole/audit/merkle"
 	"keyhole/audit/segment"
 )
@@ -80,7 +82,11 @@ func Log(ctx context.Context, o Options) ([]Segment, error) {
 			return nil, fmt.Errorf("making the archive: %w", err)
 		}
 	}
-	a := archiver{Options: o, hashes: hashes, vouched: c}
+	cursors, err := export.Cursors(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	a := archiver{Options: o, hashes: hashes, vouched: c, cursors: cursors}
 	done := []Segment{}
 	for _, f := range files[:max(0, len(files)-1-o.Keep)] { // the last one is being written
 		if ctx.Err() != nil {
@@ -108,6 +114,7 @@ type archiver struct {
 	Options
 	hashes  *merkle.File
 	vouched checkpoint.Checkpoint
+	cursors map[string]uint64 // of exporters
 }
 
 // segment archives one; ok is false if it is not vouched for as a whole.
@@ -117,6 +124,11 @@ func (a *archiver) segment(f segment.File) (s Segment, ok bool, err error) {
 	}
 	if s.Last >= uint64(a.vouched.Size) {
 		return s, false, nil
+	}
+	for _, next := range a.cursors {
+		if a.To != "" && s.Last >= next {
+			return s, false, nil // somebody is still to be sent it
+		}
 	}
 	info, err := os.Stat(f.Path)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"keyhole/audit"
 	"keyhole/audit/archive"
 	"keyhole/audit/checkpoint"
+	"keyhole/audit/export"
 	"keyhole/audit/verify"
 )
 
@@ -121,6 +122,19 @@ func TestArchive(t *testing.T) {
 	}
 	if again, err := archive.Log(t.Context(), archive.Options{Dir: dir, Keys: keys, Keep: 1}); err != nil || len(again) != 0 {
 		t.Errorf("compressed twice: %+v, %v", again, err)
+	}
+	if err := os.MkdirAll(export.CursorDir(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cursor := filepath.Join(export.CursorDir(dir), "siem")
+	if err := os.WriteFile(cursor, []byte("0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if moved, err := archive.Log(t.Context(), archive.Options{Dir: dir, Keys: keys, To: away}); err != nil || len(moved) != 0 {
+		t.Errorf("moved though the SIEM has nothing of it: %+v, %v", moved, err)
+	}
+	if err := os.WriteFile(cursor, []byte("1000\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	moved, err := archive.Log(t.Context(), archive.Options{Dir: dir, Keys: keys, To: away})
 	if err != nil || len(moved) < len(done) || !strings.HasPrefix(moved[0].Path, away) {
