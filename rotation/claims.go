@@ -84,4 +84,5 @@ func (e *Engine) forget(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.own, id)
+	delete(e.seen, id)
 }

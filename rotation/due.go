@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"keyhole/keys"
-	"keyhole/store"
 )
 
 // wrapsBound is how often an A256GCM version wraps before its key is rotated,
@@ -108,12 +107,31 @@ func newestOf(k *keys.Key, chosen func(*keys.Version) bool) *keys.Version {
 	return newest
 }
 
-// lastSwitch returns the version whose time runs: the newest that is active
-// or would be but for its suspension.
-func lastSwitch(k *keys.Key, now time.Time) *keys.Version {
-	return newestOf(k, func(v *keys.Version) bool {
-		return started(v, now) && v.RevokedAt.IsZero() && v.ArchivedAt.IsZero() && v.DestroyAt.IsZero() && v.DestroyedAt.IsZero()
+// lastSwitch returns the moment from which k's time runs: that of its newest
+// version that is active, or would be but for its suspension. A switch that
+// lies ahead was recorded by a clock that has been set back since; nobody
+// knows when it was, and the one before it counts. Zero: none is known.
+//
+// What is made after such a switch must have its activation behind that (see
+// behind), but it is recorded when it was, so that a clock which was years
+// ahead once makes a key due once more, and not for ever nor never again.
+func lastSwitch(k *keys.Key, now time.Time) time.Time {
+	newest := newestOf(k, func(v *keys.Version) bool {
+		return started(v, now) && v.RevokedAt.IsZero() && v.ArchivedAt.IsZero() && v.DestroyAt.IsZero() && v.DestroyedAt.IsZero() &&
+			!switchedAt(v).After(now.Add(tolerance))
 	})
+	if newest == nil {
+		return time.Time{}
+	}
+	return switchedAt(newest)
+}
+
+// switchedAt returns when v became active, as it was recorded or planned.
+func switchedAt(v *keys.Version) time.Time {
+	if !v.ActivatedAt.IsZero() && v.ActivatedAt.Before(v.ActivateAt) {
+		return v.ActivatedAt
+	}
+	return v.ActivateAt
 }
 
 // lastAborted returns the latest version if it was announced and its rotation
@@ -143,16 +161,13 @@ func resting(k *keys.Key, now time.Time) bool {
 // dueAt returns when a rotation is due by period or schedule; zero if never.
 func (e *Engine) dueAt(k *keys.Key, now time.Time) time.Time {
 	base := lastSwitch(k, now)
-	if base == nil {
-		return time.Time{}
-	}
 	var at time.Time
 	if k.Policy.Period != 0 {
-		at = base.ActivateAt.Add(k.Policy.Period)
+		at = base.Add(k.Policy.Period)
 	}
 	if k.Policy.Schedule != "" {
-		from := base.ActivateAt
-		if v := lastAborted(k); v != nil && v.ReservedAt.After(from) {
+		from := base
+		if v := lastAborted(k); v != nil && v.ReservedAt.After(from) && !v.ReservedAt.After(now.Add(tolerance)) {
 			from = v.ReservedAt // its tick was tried
 		}
 		if tick := e.ticks.next(k.Policy.Schedule, from); !tick.IsZero() && (at.IsZero() || tick.Before(at)) {
@@ -180,37 +195,4 @@ func (e *Engine) NextRotation(k *keys.Key) time.Time {
 		}
 	}
 	return at
-}
-
-// ahead reports whether a switch of k is recorded at a moment that has not
-// come: the clock that it was recorded by has been set back since.
-func ahead(k *keys.Key, now time.Time) bool {
-	for _, v := range k.Versions {
-		if !v.ActivatedAt.IsZero() && v.ActivateAt.After(now.Add(tolerance)) {
-			return true
-		}
-	}
-	return false
-}
-
-// straighten takes recorded switches that lie ahead for switches of now.
-// Else a clock that was wrong once, and years ahead, would keep a key from
-// being rotated for years. Their order stays.
-func (e *Engine) straighten(ctx context.Context, name string) error {
-	_, err := e.act(ctx, systemActor, name, 0, "correct-times", nil, func(k *keys.Key, now time.Time) (store.Change, error) {
-		if !ahead(k, now) {
-			return store.Change{}, errNotDue
-		}
-		c := k.Clone()
-		for _, v := range c.Versions {
-			if !v.ActivatedAt.IsZero() && v.ActivateAt.After(now) {
-				v.ActivateAt = now
-			}
-		}
-		return store.Change{Key: c}, nil
-	})
-	if errors.Is(err, errNotDue) {
-		return nil
-	}
-	return err
 }

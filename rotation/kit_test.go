@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -16,52 +17,80 @@ import (
 	"keyhole/keys"
 	"keyhole/rotation"
 	"keyhole/store"
+	"keyhole/usage"
 )
 
+// tb is what a kit tells of failures: a test, or one run of a property.
+type tb interface {
+	Helper()
+	Context() context.Context
+	Errorf(format string, args ...any)
+	Error(args ...any)
+	Fatalf(format string, args ...any)
+	Fatal(args ...any)
+	Failed() bool
+}
+
 // kit is an engine over its real parts: SQLite, the snapshot cache, the
-// audit log. Only the HSM is in memory.
+// audit log, the meter of uses. Only the HSM is in memory.
 type kit struct {
 	*rotation.Engine
-	t      *testing.T
-	hsm    *hsmtest.Memory
-	faulty *hsmtest.Faulty
-	store  *store.SQLite
-	cache  *store.Cache
-	log    *audit.Log
-	dir    string       // of the log
-	offset atomic.Int64 // of the clock
+	t           tb
+	hsm         *hsmtest.Memory
+	faulty      *hsmtest.Faulty
+	store       *store.SQLite
+	cache       *store.Cache
+	log         *audit.Log
+	meter       *usage.Meter
+	dir         string       // of the log
+	offset      atomic.Int64 // of the clock
+	propagation time.Duration
 }
 
 var alice = rotation.Actor{Principal: "jwt:corp:alice", AuthMethod: "jwt", RequestID: "req-1"}
 
 func newKit(t *testing.T) *kit {
 	t.Helper()
-	k := &kit{t: t, hsm: hsmtest.NewMemory(hsmtest.MemoryOptions{}), dir: filepath.Join(t.TempDir(), "audit")}
+	k := &kit{t: t}
+	k.open(t, t.TempDir(), t.Cleanup)
+	return k
+}
+
+// open makes the parts under dir.
+func (k *kit) open(t tb, dir string, cleanup func(func())) {
+	t.Helper()
+	k.hsm, k.dir = hsmtest.NewMemory(hsmtest.MemoryOptions{}), filepath.Join(dir, "audit")
 	k.faulty = hsmtest.NewFaulty(k.hsm)
 	discard := slog.New(slog.DiscardHandler)
-	var err error
-	if k.store, err = store.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "keyhole.db")); err != nil {
+	seal, err := k.hsm.StoreKey(t.Context(), true)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { k.store.Close() })
+	if k.store, err = store.OpenSQLite(t.Context(), filepath.Join(dir, "keyhole.db"), seal); err != nil {
+		t.Fatal(err)
+	}
+	cleanup(func() { k.store.Close() })
 	if k.log, err = audit.Open(audit.Config{Dir: k.dir, Node: "node", Log: discard, Now: k.now}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { k.log.Close() })
+	cleanup(func() { k.log.Close() })
 	k.cache = store.NewCache(k.store, store.CacheConfig{Log: discard})
 	if err := k.cache.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	k.meter = usage.New(usage.Config{Store: k.store, Node: "node", Now: k.now, Log: discard})
+	if err := k.meter.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	k.Engine = k.engine(nil)
-	return k
 }
 
 // engine returns another engine over the same parts, as after a restart;
 // change may put something in front of them.
 func (k *kit) engine(change func(c *rotation.Config)) *rotation.Engine {
 	c := rotation.Config{
-		Store: k.store, Token: k.faulty, Audit: k.log, Keys: k.cache.Keys, Refresh: k.cache.Refresh, Now: k.now,
-		Log: slog.New(slog.DiscardHandler),
+		Store: k.store, Token: k.faulty, Audit: k.log, Usage: k.meter, Keys: k.cache.Keys, Refresh: k.cache.Refresh, Now: k.now,
+		Propagation: k.propagation, Log: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
 		change(&c)
@@ -222,6 +251,11 @@ func (s mortalStore) Commit(ctx context.Context, c store.Change) error {
 	return s.m.step(func() error { return s.Store.Commit(ctx, c) })
 }
 
+func (s mortalStore) Rotation(ctx context.Context, id string) (r *keys.Rotation, err error) {
+	err = s.m.step(func() error { r, err = s.Store.Rotation(ctx, id); return err })
+	return r, err
+}
+
 func (s mortalStore) Key(ctx context.Context, name string) (k *keys.Key, err error) {
 	err = s.m.step(func() error { k, err = s.Store.Key(ctx, name); return err })
 	return k, err
@@ -237,6 +271,10 @@ func (s mortalToken) Generate(ctx context.Context, ref keys.Ref) (g keys.Generat
 	return g, err
 }
 
+func (s mortalToken) MarkRevoked(ctx context.Context, ref keys.Ref, id keys.VersionID, at time.Time) error {
+	return s.m.step(func() error { return s.Token.MarkRevoked(ctx, ref, id, at) })
+}
+
 func (s mortalToken) Destroy(ctx context.Context, ref keys.Ref) error {
 	return s.m.step(func() error { return s.Token.Destroy(ctx, ref) })
 }
@@ -249,4 +287,120 @@ type mortalAudit struct {
 func (s mortalAudit) Append(ctx context.Context, recs ...audit.Record) (first uint64, err error) {
 	err = s.m.step(func() error { first, err = s.Auditor.Append(ctx, recs...); return err })
 	return first, err
+}
+
+// must is for calls that cannot fail here.
+func (k *kit) must(err error) {
+	k.t.Helper()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// begin begins a rotation that waits, and returns it.
+func (k *kit) begin(name string, s rotation.RotateSpec) *keys.Rotation {
+	k.t.Helper()
+	if s.Reason == "" {
+		s.Reason = keys.ReasonManual
+	}
+	r, err := k.Rotate(k.t.Context(), alice, name, s)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return r
+}
+
+// latest returns a key's latest rotation.
+func (k *kit) latest(name string) *keys.Rotation {
+	k.t.Helper()
+	all, err := k.store.Rotations(k.t.Context(), store.RotationFilter{Key: name, Limit: 1})
+	if err != nil || len(all) == 0 {
+		k.t.Fatalf("no rotation of key %s: %v", name, err)
+	}
+	return all[0]
+}
+
+// phase checks how far a key's latest rotation is.
+func (k *kit) phase(name string, want keys.Phase) *keys.Rotation {
+	k.t.Helper()
+	r := k.latest(name)
+	if r.Phase != want {
+		k.t.Fatalf("the rotation of key %s is %s, want %s: %+v", name, r.Phase, want, r)
+	}
+	return r
+}
+
+// state returns the state of a version.
+func (k *kit) state(name string, n uint32) keys.State {
+	k.t.Helper()
+	key := k.key(name)
+	v, err := key.Version(n)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return key.StateAt(v, k.now())
+}
+
+// subscribe enters agents that were seen just now.
+func (k *kit) subscribe(name string, agents ...string) {
+	k.t.Helper()
+	for _, a := range agents {
+		k.must(k.store.SeeAgents(k.t.Context(), []store.Sighting{{Principal: a, At: k.now()}}))
+		_, err := k.store.Subscribe(k.t.Context(), keys.Subscription{Key: name, Principal: a, Since: k.now()})
+		k.must(err)
+	}
+}
+
+func (k *kit) ack(name string, n uint32, agents ...string) {
+	k.t.Helper()
+	for _, a := range agents {
+		_, err := k.store.Acknowledge(k.t.Context(), keys.Ack{Key: name, Version: n, Principal: a, At: k.now()})
+		k.must(err)
+	}
+}
+
+// used counts uses of a version, as another gateway has stored them.
+func (k *kit) used(u keys.Usage) {
+	k.t.Helper()
+	u.Principal = "jwt:corp:agent"
+	k.must(k.store.ReserveUsage(k.t.Context(), "other-node", []keys.Usage{u}))
+	meter := usage.New(usage.Config{Store: k.store, Node: "node", Now: k.now, Log: slog.New(slog.DiscardHandler)})
+	k.must(meter.Load(k.t.Context()))
+	k.meter = meter
+	k.Engine = k.engine(nil)
+}
+
+// notices returns the types of what was told of a key, with the versions.
+func (k *kit) notices(name string) (all []string) {
+	k.t.Helper()
+	events, err := k.store.Events(k.t.Context(), 0, 10_000)
+	k.must(err)
+	for _, n := range events {
+		if n.Key == name {
+			all = append(all, fmt.Sprintf("%s %d", n.Type, n.Version))
+		}
+	}
+	return all
+}
+
+// told checks the latest notices of a key.
+func (k *kit) told(name string, want ...string) {
+	k.t.Helper()
+	all := k.notices(name)
+	if got := all[max(0, len(all)-len(want)):]; !slices.Equal(got, want) {
+		k.t.Errorf("key %s: told %v, want %v at the end", name, all, want)
+	}
+}
+
+// outcome returns the last record of an action on a key that is no intent.
+func (k *kit) outcome(name, action string) audit.Record {
+	k.t.Helper()
+	all := k.records()
+	for _, r := range slices.Backward(all) {
+		if r.Key == name && r.Action == action && r.Outcome != audit.OutcomeIntent {
+			return r
+		}
+	}
+	k.t.Fatalf("no outcome of %s on key %s", action, name)
+	return audit.Record{}
 }

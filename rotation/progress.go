@@ -66,6 +66,7 @@ func (e *Engine) Progress(ctx context.Context, r *keys.Rotation) (Progress, erro
 // nextStep says what happens next to r, when, and in words.
 func (e *Engine) nextStep(k *keys.Key, r *keys.Rotation, c crowd, now time.Time) (step string, at time.Time, text string) {
 	none := time.Time{}
+	timed := e.asAnnounced(r, now)
 	if undoing(r) {
 		return StepAbort, none, "the new version is destroyed: " + r.Error
 	}
@@ -76,14 +77,14 @@ func (e *Engine) nextStep(k *keys.Key, r *keys.Rotation, c crowd, now time.Time)
 	case keys.PhaseReserved:
 		return StepAnnounce, none, "the HSM generates the new version; then it is published"
 	case keys.PhaseAnnounced:
-		switch due := r.Due(); {
+		switch due := timed.Due(); {
 		case now.Before(due):
 			return StepSchedule, due, "the new version is published and not used yet, until its announce time is over"
 		case c.satisfied(r.Acks):
 			return StepSchedule, none, "the moment of the switch is set"
 		default:
 			return StepSchedule, none, fmt.Sprintf("waiting for acknowledgements: %d there, %d missing; at %s the rotation is %s", len(c.acked), len(c.missing),
-				r.AckDeadline().UTC().Format(time.RFC3339), map[bool]string{true: "activated all the same", false: "aborted"}[r.Acks.OnTimeout == keys.TimeoutActivate])
+				timed.AckDeadline().UTC().Format(time.RFC3339), map[bool]string{true: "activated all the same", false: "aborted"}[r.Acks.OnTimeout == keys.TimeoutActivate])
 		}
 	case keys.PhaseScheduled:
 		return StepActivate, r.SwitchAt, "every gateway switches to the new version by its clock"

@@ -79,7 +79,7 @@ func (e *Engine) waits(r *keys.Rotation, k *keys.Key, now time.Time) bool {
 	}
 	switch r.Phase {
 	case keys.PhaseAnnounced:
-		return now.Before(r.Due()) && !r.AnnouncedAt.After(now.Add(tolerance))
+		return now.Before(e.asAnnounced(r, now).Due())
 	case keys.PhaseScheduled:
 		if latest := now.Add(e.propagation + tolerance); r.SwitchAt.After(latest) && !r.SwitchAt.Equal(r.ActivateAt) {
 			return false // planned by a clock that was wrong
@@ -154,12 +154,6 @@ func (e *Engine) Tick(ctx context.Context) error {
 	}
 	e.retire(ctx, all)
 	e.reconcileHourly(ctx)
-	for _, k := range all {
-		if ctx.Err() == nil && !k.Damaged && ahead(k, e.clock()) && e.mayTry(k.Name) {
-			e.log.WarnContext(ctx, "a switch is recorded at a moment that has not come: the clock was ahead and was set back", "key", k.Name)
-			e.noteResult(k.Name, e.straighten(ctx, k.Name))
-		}
-	}
 	e.rotateAllDue(ctx, all, open)
 	return nil
 }

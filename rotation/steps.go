@@ -86,6 +86,7 @@ func (e *Engine) generate(ctx context.Context, actor Actor, r *keys.Rotation) er
 		v.NeverExtractable, v.AlwaysSensitive = made.NeverExtractable, made.AlwaysSensitive
 		v.CreatedAt, v.AnnouncedAt = t.now, t.now
 		t.r.Phase, t.r.AnnouncedAt, t.moved = keys.PhaseAnnounced, t.now, true
+		t.timed = t.r
 		t.tell(keys.NoticeAnnounced, v.Number, t.now)
 		return e.forward(ctx, t)
 	})

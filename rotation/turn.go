@@ -18,6 +18,7 @@ type turn struct {
 	was         *keys.Key // not to be changed
 	key         *keys.Key
 	r           *keys.Rotation
+	timed       *keys.Rotation // the rotation for its times: see Engine.asAnnounced
 	now         time.Time
 	propagation time.Duration
 	notices     []keys.Notice
@@ -27,7 +28,26 @@ type turn struct {
 // turn begins a turn over a copy of k and of r.
 func (e *Engine) turn(k *keys.Key, r *keys.Rotation, now time.Time) *turn {
 	next := *r
-	return &turn{was: k, key: k.Clone(), r: &next, now: now, propagation: e.propagation}
+	return &turn{was: k, key: k.Clone(), r: &next, timed: e.asAnnounced(r, now), now: now, propagation: e.propagation}
+}
+
+// asAnnounced returns r with the moment of its announcement as it counts. One
+// that lies ahead was written by a clock that has been set back since: its
+// lead, and the wait for agents, run from when this process saw that.
+func (e *Engine) asAnnounced(r *keys.Rotation, now time.Time) *keys.Rotation {
+	if !r.AnnouncedAt.After(now.Add(tolerance)) {
+		return r
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	seen, ok := e.seen[r.ID]
+	if !ok {
+		seen = now
+		e.seen[r.ID] = now
+	}
+	c := *r
+	c.AnnouncedAt = seen
+	return &c
 }
 
 // change is what the turn came to.
@@ -99,17 +119,14 @@ func usableAt(v *keys.Version, at time.Time) bool {
 // schedule sets the moment of the switch once nothing is waited for.
 func (t *turn) schedule(c crowd) error {
 	r := t.r
-	if r.AnnouncedAt.After(t.now.Add(tolerance)) { // the clock was set back
-		r.AnnouncedAt, t.moved = t.now, true
-	}
 	urgent := successorWanted(t.key, t.now)
 	if !urgent && r.ForcedBy == "" {
-		if t.now.Before(r.Due()) {
+		if t.now.Before(t.timed.Due()) {
 			return nil
 		}
 		if !c.satisfied(r.Acks) {
 			switch {
-			case t.now.Before(r.AckDeadline()):
+			case t.now.Before(t.timed.AckDeadline()):
 				return nil
 			case r.Acks.OnTimeout != keys.TimeoutActivate:
 				t.giveUp("agents did not acknowledge the version in time", "")
