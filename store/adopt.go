@@ -23,7 +23,7 @@ func (d *database) Adopt(ctx context.Context, k *keys.Key) error {
 		}
 		c.Epoch = revision
 		switch r, err := d.selectRecord(ctx, tx, k.Name); {
-		case err == nil && d.seal.checkKey(r) == nil:
+		case err == nil && d.intactKey(r) == nil:
 			return keys.Errorf(keys.ErrKeyExists, "key %q is there and is what Keyhole stored; it is left alone", k.Name)
 		case err == nil && !r.broken && r.of.Epoch < maxID:
 			c.Epoch = max(c.Epoch, r.of.Epoch+1)
@@ -79,5 +79,5 @@ func (d *database) endRotation(ctx context.Context, tx *sql.Tx, key string) erro
 		return err
 	}
 	open.Phase, open.Error = keys.PhaseAborted, "the key was rebuilt by keyholed adopt"
-	return insert(ctx, tx, "rotations", rotationColumns, rotationValues(open, d.seal.mac(rotationMessage(open))), "id")
+	return insert(ctx, tx, "rotations", rotationColumns, rotationValues(open, d.seal.Rotation(open)), "id")
 }

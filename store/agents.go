@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"keyhole/keys"
+	"keyhole/store/internal/seal"
 )
 
 // blockJSON is a block in the sealed list of them.
@@ -19,6 +20,8 @@ type blockJSON struct {
 	By        string `json:"by"`
 	Reason    string `json:"reason"`
 }
+
+const blocksName = "blocks"
 
 // blocks are the blocked principals. The list is one sealed row: none of it
 // can be taken away alone.
@@ -32,7 +35,7 @@ func (d *database) readBlocks(ctx context.Context, tx *sql.Tx) (b blocks, err er
 	var body string
 	var mac []byte
 	b.by = map[string]*keys.Block{}
-	err = tx.QueryRowContext(ctx, "SELECT body, revision, mac FROM sealed WHERE name = 'blocks'").Scan(&body, &b.revision, &mac)
+	err = tx.QueryRowContext(ctx, "SELECT body, revision, mac FROM sealed WHERE name = ?", blocksName).Scan(&body, &b.revision, &mac)
 	if errors.Is(err, sql.ErrNoRows) {
 		return b, nil
 	}
@@ -44,7 +47,7 @@ func (d *database) readBlocks(ctx context.Context, tx *sql.Tx) (b blocks, err er
 	for _, e := range all {
 		b.by[e.Principal] = &keys.Block{At: time.UnixMicro(e.At).UTC(), By: e.By, Reason: e.Reason}
 	}
-	b.intact = readable && d.seal.matches(mac, blocksMessage(body, b.revision))
+	b.intact = readable && seal.Equal(mac, d.seal.Text(blocksName, body, b.revision))
 	return b, nil
 }
 
@@ -62,9 +65,9 @@ func (d *database) writeBlocks(ctx context.Context, tx *sql.Tx, b blocks, revisi
 	}
 	var mac []byte
 	if b.intact {
-		mac = d.seal.mac(blocksMessage(body.(string), revision))
+		mac = d.seal.Text(blocksName, body.(string), revision)
 	}
-	return insert(ctx, tx, "sealed", "name, body, revision, mac", []any{"blocks", body, revision, mac}, "name")
+	return insert(ctx, tx, "sealed", "name, body, revision, mac", []any{blocksName, body, revision, mac}, "name")
 }
 
 // blocksAltered says that nobody knows who is blocked.

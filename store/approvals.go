@@ -30,7 +30,7 @@ func (d *database) PutApproval(ctx context.Context, a *keys.Approval, from keys.
 		case a.State != keys.ApprovalPending:
 			return broken("approval %s begins %s", a.ID, a.State)
 		}
-		return insert(ctx, tx, "approvals", approvalColumns, approvalValues(a, d.seal.mac(approvalMessage(a))), "")
+		return insert(ctx, tx, "approvals", approvalColumns, approvalValues(a, d.seal.Approval(a)), "")
 	})
 }
 
@@ -47,7 +47,7 @@ func (d *database) replaceApproval(ctx context.Context, tx *sql.Tx, a *keys.Appr
 	if err := checkApproval(old, a); err != nil {
 		return err
 	}
-	return insert(ctx, tx, "approvals", approvalColumns, approvalValues(a, d.seal.mac(approvalMessage(a))), "id")
+	return insert(ctx, tx, "approvals", approvalColumns, approvalValues(a, d.seal.Approval(a)), "id")
 }
 
 func decided(a *keys.Approval) error {
@@ -115,7 +115,7 @@ func (d *database) selectApproval(ctx context.Context, tx *sql.Tx, id string) (*
 	if err != nil {
 		return nil, err
 	}
-	return found[0].of, d.seal.checkApproval(found[0])
+	return found[0].of, d.intactApproval(found[0])
 }
 
 // Approvals implements Store.
@@ -135,7 +135,7 @@ func (d *database) Approvals(ctx context.Context, f ApprovalFilter) (found []*ke
 		where, args = append(where, "state = ?"), append(args, f.State)
 	}
 	err = d.view(ctx, "reading approvals", func(tx *sql.Tx) error {
-		found, err = selectIntact(ctx, tx, f.Limit, scanApproval, d.seal.checkApproval,
+		found, err = selectIntact(ctx, tx, f.Limit, scanApproval, d.intactApproval,
 			"SELECT "+approvalColumns+" FROM approvals WHERE "+strings.Join(where, " AND ")+" ORDER BY id DESC", args...)
 		return err
 	})

@@ -69,7 +69,7 @@ func (d *database) insertKey(ctx context.Context, tx *sql.Tx, k *keys.Key, revis
 	if _, err := tx.ExecContext(ctx, "DELETE FROM deletions WHERE name = ?", k.Name); err != nil {
 		return err
 	}
-	if err := insert(ctx, tx, "keys", keyColumns, keyValues(k, revision, d.seal.mac(keyMessage(k, revision))), ""); err != nil {
+	if err := insert(ctx, tx, "keys", keyColumns, keyValues(k, revision, d.seal.Key(k, revision)), ""); err != nil {
 		return err
 	}
 	return putVersions(ctx, tx, &keys.Key{}, k)
@@ -94,7 +94,7 @@ func (d *database) changeKey(ctx context.Context, tx *sql.Tx, c Change, revision
 		return err
 	}
 	set := strings.ReplaceAll(keyColumns, ",", " = ?,") + " = ?"
-	values := append(keyValues(c.Key, revision, d.seal.mac(keyMessage(c.Key, revision))), old.Name)
+	values := append(keyValues(c.Key, revision, d.seal.Key(c.Key, revision)), old.Name)
 	if _, err := tx.ExecContext(ctx, "UPDATE keys SET "+set+" WHERE name = ?", values...); err != nil { //nolint:gosec // joined from constants
 		return err
 	}
@@ -169,7 +169,7 @@ func (d *database) putRotation(ctx context.Context, tx *sql.Tx, r *keys.Rotation
 			return err
 		}
 	}
-	return insert(ctx, tx, "rotations", rotationColumns, rotationValues(r, d.seal.mac(rotationMessage(r))), "id")
+	return insert(ctx, tx, "rotations", rotationColumns, rotationValues(r, d.seal.Rotation(r)), "id")
 }
 
 // noOpenRotation refuses if a rotation of the key, other than id, is open.

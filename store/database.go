@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"keyhole/keys"
+	"keyhole/store/internal/seal"
 )
 
 // database is a Store over database/sql, but for what depends on the
@@ -23,7 +24,7 @@ type database struct {
 	ready func() error
 	// schema is the version that this program knows.
 	schema int
-	seal   *sealer
+	seal   *seal.Sealer
 	// blocksFrom is the latest revision from which this process has seen the
 	// list of blocked principals.
 	blocksFrom atomic.Uint64

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"keyhole/keys"
 	"keyhole/store"
@@ -68,7 +69,9 @@ func commitForever(ctx context.Context, path string) error {
 			k.Versions = append(k.Versions, v)
 		}), *r
 		rotation.Error = fmt.Sprint(next.Epoch)
-		if err := s.Commit(ctx, store.Change{Key: next, FromEpoch: k.Epoch, Rotation: &rotation}); err != nil {
+		notice := keys.Notice{Type: keys.NoticeAnnounced, At: time.Now(), Key: next.Name, Version: next.Latest().Number}
+		c := store.Change{Key: next, FromEpoch: k.Epoch, Rotation: &rotation, Notices: []keys.Notice{notice, notice}}
+		if err := s.Commit(ctx, c); err != nil {
 			return err
 		}
 		fmt.Println(next.Epoch)

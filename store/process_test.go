@@ -14,7 +14,8 @@ import (
 )
 
 // TestKill9 kills a process that commits in a loop: whatever it acknowledged
-// is there afterwards, and no commit is there by half.
+// is there afterwards, sealed, and no commit is there by half: key, versions,
+// rotation and events belong together.
 func TestKill9(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -69,11 +70,22 @@ func TestKill9(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		oldest, newest, err := s.EventRange(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, err := s.Events(ctx, 0, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if k.Epoch < acknowledged || k.Epoch > acknowledged+1 {
 			t.Errorf("round %d: epoch %d was acknowledged, the store has %d", round, acknowledged, k.Epoch)
 		}
 		if uint64(len(k.Versions)) != k.Epoch || r.Error != fmt.Sprint(k.Epoch) || revision != k.Epoch {
 			t.Errorf("round %d: epoch %d came with %d versions, revision %d and the rotation at %s", round, k.Epoch, len(k.Versions), revision, r.Error)
+		}
+		if oldest != 1 || newest != 2*(k.Epoch-1) || uint64(len(events)) != newest || uint64(events[newest-1].Version) != k.Epoch {
+			t.Errorf("round %d: epoch %d came with the events %d to %d, of which %d are there", round, k.Epoch, oldest, newest, len(events))
 		}
 		before = k.Epoch
 		if err := s.Close(); err != nil {
@@ -117,7 +129,7 @@ func TestOpenAtOnce(t *testing.T) {
 		if err != nil || len(keys) != processes || revision != processes {
 			t.Errorf("%d processes left %d keys at revision %d, %v", processes, len(keys), revision, err)
 		}
-		if n := s.Ask(t, true, "SELECT count(*) FROM schema_version"); n != "1" {
+		if n := s.Ask(t, true, "SELECT count(*) FROM schema_version"); n != "2" {
 			t.Errorf("%s migrations were run", n)
 		}
 		if err := s.Close(); err != nil {

@@ -27,7 +27,7 @@ func (d *database) Readable(ctx context.Context, name string) (k *keys.Key, err 
 		r, err := d.selectRecord(ctx, tx, name)
 		k = r.of
 		if err == nil {
-			k.Damaged = d.seal.checkKey(r) != nil
+			k.Damaged = d.intactKey(r) != nil
 		}
 		return err
 	})
@@ -41,7 +41,7 @@ func (d *database) Readable(ctx context.Context, name string) (k *keys.Key, err 
 func (d *database) selectKey(ctx context.Context, tx *sql.Tx, name string) (*keys.Key, error) {
 	r, err := d.selectRecord(ctx, tx, name)
 	if err == nil {
-		err = d.seal.checkKey(r)
+		err = d.intactKey(r)
 	}
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func (d *database) Load(ctx context.Context) (all []*keys.Key, revision uint64, 
 func (d *database) checked(found []record[keys.Key]) []*keys.Key {
 	all := make([]*keys.Key, len(found))
 	for i, r := range found {
-		if all[i] = r.of; d.seal.checkKey(r) != nil {
+		if all[i] = r.of; d.intactKey(r) != nil {
 			all[i] = &keys.Key{Name: r.of.Name, Damaged: true}
 		}
 	}
@@ -218,7 +218,7 @@ func (d *database) selectRotation(ctx context.Context, tx *sql.Tx, where string,
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	return found[0].of, d.seal.checkRotation(found[0])
+	return found[0].of, d.intactRotation(found[0])
 }
 
 // openRotation is the condition of the index that allows a key one.
@@ -237,7 +237,7 @@ func (d *database) Rotations(ctx context.Context, f RotationFilter) (found []*ke
 		where = append(where, openRotation)
 	}
 	err = d.view(ctx, "reading rotations", func(tx *sql.Tx) error {
-		found, err = selectIntact(ctx, tx, f.Limit, scanRotation, d.seal.checkRotation,
+		found, err = selectIntact(ctx, tx, f.Limit, scanRotation, d.intactRotation,
 			"SELECT "+rotationColumns+" FROM rotations WHERE "+strings.Join(where, " AND ")+" ORDER BY id DESC", args...)
 		return err
 	})

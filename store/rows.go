@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"keyhole/keys"
+	"keyhole/store/internal/seal"
 )
 
 // record is a row, with what belongs to it, as it was read.
@@ -15,11 +16,11 @@ type record[T any] struct {
 	broken   bool // it could not be read whole
 }
 
-// tampered says why a row that has the message m by what was read is not to
-// be used, or returns nil. what names it, and todo says what helps.
-func (s *sealer) tampered(mac []byte, broken bool, m message, what, todo string) error {
+// tampered says why a row that should have the seal want is not to be used,
+// or returns nil. what names it, and todo says what helps.
+func tampered(mac []byte, broken bool, want []byte, what, todo string) error {
 	switch {
-	case !broken && s.matches(mac, m):
+	case !broken && seal.Equal(mac, want):
 		return nil
 	case len(mac) == 0:
 		return keys.Errorf(keys.ErrTampered, "%s has no seal: it was stored before there were seals, or somebody altered the database; %s", what, todo)
@@ -27,17 +28,17 @@ func (s *sealer) tampered(mac []byte, broken bool, m message, what, todo string)
 	return keys.Errorf(keys.ErrTampered, "%s is not what Keyhole stored: somebody altered the database, or it is sealed by another token; %s", what, todo)
 }
 
-func (s *sealer) checkKey(r record[keys.Key]) error {
-	return s.tampered(r.mac, r.broken, keyMessage(r.of, r.revision), fmt.Sprintf("key %q", clip(r.of.Name)),
+func (d *database) intactKey(r record[keys.Key]) error {
+	return tampered(r.mac, r.broken, d.seal.Key(r.of, r.revision), fmt.Sprintf("key %q", clip(r.of.Name)),
 		"nothing is done with it until `keyholed adopt` has rebuilt it")
 }
 
-func (s *sealer) checkRotation(r record[keys.Rotation]) error {
-	return s.tampered(r.mac, r.broken, rotationMessage(r.of), fmt.Sprintf("rotation %q", clip(r.of.ID)), "nothing is done with it; rotate the key anew")
+func (d *database) intactRotation(r record[keys.Rotation]) error {
+	return tampered(r.mac, r.broken, d.seal.Rotation(r.of), fmt.Sprintf("rotation %q", clip(r.of.ID)), "nothing is done with it; rotate the key anew")
 }
 
-func (s *sealer) checkApproval(r record[keys.Approval]) error {
-	return s.tampered(r.mac, r.broken, approvalMessage(r.of), fmt.Sprintf("approval %q", clip(r.of.ID)), "nothing is done with it; ask for the act anew")
+func (d *database) intactApproval(r record[keys.Approval]) error {
+	return tampered(r.mac, r.broken, d.seal.Approval(r.of), fmt.Sprintf("approval %q", clip(r.of.ID)), "nothing is done with it; ask for the act anew")
 }
 
 // readable scans a row. A row of which the columns cannot be read as they

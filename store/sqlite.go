@@ -14,6 +14,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"keyhole/keys"
+	"keyhole/store/internal/seal"
 )
 
 // applicationID marks a Keyhole database in the header of the SQLite file:
@@ -35,23 +36,23 @@ type SQLite struct {
 
 var _ Store = (*SQLite)(nil)
 
-// OpenSQLite opens the store at path, whose rows are sealed by the key seal,
-// of 32 bytes. It makes the file, with mode 0600, if
-// there is none, and brings an older schema to the newest. What the operator
+// OpenSQLite opens the store at path, whose rows are sealed by a key of 32
+// bytes that whoever can write to the file must not have. It makes the file,
+// with mode 0600, if there is none, and brings an older schema to the newest. What the operator
 // can mend is a *keys.Error of kind keys.ErrStore: a directory that does not
 // exist, a file that others may read or write, that is no SQLite database or
 // another program's, that is damaged, or whose schema is newer than this
 // program.
-func OpenSQLite(ctx context.Context, path string, seal []byte) (*SQLite, error) {
+func OpenSQLite(ctx context.Context, path string, key []byte) (*SQLite, error) {
 	all, err := readMigrations(migrationFiles)
 	if err != nil {
 		return nil, err
 	}
-	return openSQLite(ctx, path, seal, all)
+	return openSQLite(ctx, path, key, all)
 }
 
-func openSQLite(ctx context.Context, path string, seal []byte, all []migration) (*SQLite, error) {
-	sealer, err := newSealer(seal)
+func openSQLite(ctx context.Context, path string, key []byte, all []migration) (*SQLite, error) {
+	sealer, err := seal.New(key)
 	if err != nil {
 		return nil, err
 	}

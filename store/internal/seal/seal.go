@@ -1,10 +1,18 @@
-package store
+// Package seal makes the seals of the store's rows: HMAC-SHA256 over every
+// field that is stored.
+//
+// Each kind of row has a label of its own, strings stand behind their length
+// and lists behind their count, so that no two rows have one message. What a
+// store does not keep (the nanoseconds of times, whether a list is nil or
+// empty) is not sealed.
+package seal
 
 import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -12,29 +20,49 @@ import (
 	"keyhole/keys"
 )
 
-// sealSize is the length of the key behind the seals, in bytes.
-const sealSize = 32
+// KeySize is the length of the key behind the seals, in bytes.
+const KeySize = 32
 
-// sealer makes the seals of rows: HMAC-SHA256 over every field that is
-// stored. Each kind of row has a label of its own, strings stand behind their
-// length and lists behind their count, so that no two rows have one message.
-type sealer struct{ key []byte }
+// Sealer makes seals by one key. Its methods may be called concurrently.
+type Sealer struct{ key []byte }
 
-func newSealer(key []byte) (*sealer, error) {
-	if len(key) != sealSize {
-		return nil, broken("the key of the seals has %d bytes, not %d", len(key), sealSize)
+// New returns a Sealer. A key of another length than KeySize is
+// keys.ErrInternal.
+func New(key []byte) (*Sealer, error) {
+	if len(key) != KeySize {
+		return nil, fmt.Errorf("the key of the store's seals has %d bytes, not %d: %w", len(key), KeySize, keys.ErrInternal)
 	}
-	return &sealer{key: bytes.Clone(key)}, nil
+	return &Sealer{key: bytes.Clone(key)}, nil
 }
 
-func (s *sealer) mac(m message) []byte {
+func (s *Sealer) mac(m message) []byte {
 	h := hmac.New(sha256.New, s.key)
 	h.Write(m)
 	return h.Sum(nil)
 }
 
-// matches reports whether mac is the seal of m.
-func (s *sealer) matches(mac []byte, m message) bool { return hmac.Equal(mac, s.mac(m)) }
+// Equal reports whether two seals are the same, in constant time. No seal is
+// none.
+func Equal(a, b []byte) bool { return len(a) == sha256.Size && hmac.Equal(a, b) }
+
+// Key returns the seal of a key's row, with the store's revision that it is
+// from, and of all its versions.
+func (s *Sealer) Key(k *keys.Key, revision uint64) []byte { return s.mac(keyMessage(k, revision)) }
+
+// Rotation returns the seal of a rotation.
+func (s *Sealer) Rotation(r *keys.Rotation) []byte { return s.mac(rotationMessage(r)) }
+
+// Approval returns the seal of an approval.
+func (s *Sealer) Approval(a *keys.Approval) []byte { return s.mac(approvalMessage(a)) }
+
+// Text returns the seal of a text that is stored under a name, with the
+// revision that it is from.
+func (s *Sealer) Text(name, body string, revision uint64) []byte {
+	m := newMessage("text", 64+len(body))
+	m.texts(name, body)
+	m.number(revision)
+	return s.mac(m)
+}
 
 // message is what a seal is over.
 type message []byte
@@ -77,8 +105,6 @@ func (m *message) times(all ...time.Time) {
 	}
 }
 
-// keyMessage is what the seal of a key is over: its row, the store's revision
-// that the row is from, and all its versions.
 func keyMessage(k *keys.Key, revision uint64) message {
 	m := newMessage("key", 512+512*len(k.Versions))
 	m.text(k.Name)
@@ -157,12 +183,5 @@ func approvalMessage(a *keys.Approval) message {
 	m.flag(a.Force)
 	m.times(a.RequestedAt, a.ExpiresAt, a.DecidedAt)
 	m.texts(a.RequestedAs...)
-	return m
-}
-
-func blocksMessage(body string, revision uint64) message {
-	m := newMessage("blocks", 64+len(body))
-	m.text(body)
-	m.number(revision)
 	return m
 }
