@@ -28,6 +28,7 @@ const (
 	fnOpenSession fn = 12
 	fnSessionInfo fn = 15
 	fnLogin       fn = 18
+	fnCreate      fn = 20
 	fnDestroy     fn = 22
 	fnFindInit    fn = 26
 	fnEncrypt     fn = 30

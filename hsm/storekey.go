@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -44,7 +45,10 @@ func (h *HSM) StoreKey(ctx context.Context, create bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := h.Generate(ctx, ref); err != nil {
+	switch _, err := h.Generate(ctx, ref); {
+	case errors.Is(err, keys.ErrKeyExists): // somebody was faster
+		return h.deriveStoreKey(ctx)
+	case err != nil:
 		return nil, fmt.Errorf("making the key %s: %w", storeKeyLabel, err)
 	}
 	if derived, err = h.deriveStoreKey(ctx); err == nil && derived == nil {

@@ -110,6 +110,9 @@ func (m *Memory) Generate(ctx context.Context, ref keys.Ref) (keys.Generated, er
 		return keys.Generated{}, err
 	}
 	m.objects = append(m.objects, o)
+	for _, class := range o.classes() {
+		delete(m.lost, half{o.token, o.label, class})
+	}
 	return keys.Generated{
 		PublicKey: bytes.Clone(o.public), Check: bytes.Clone(o.check), NeverExtractable: true, AlwaysSensitive: true,
 	}, nil

@@ -111,7 +111,9 @@ func (m *Memory) Inspect(ctx context.Context, ref keys.Ref) (keys.Generated, err
 	if err := m.usable(ctx); err != nil {
 		return keys.Generated{}, err
 	}
-	i := slices.IndexFunc(m.objects, func(o *object) bool { return o.token == ref.Token && o.id == ref.ID })
+	i := slices.IndexFunc(m.objects, func(o *object) bool {
+		return o.token == ref.Token && o.id == ref.ID && o.alg.Family().Asymmetric() == ref.Algorithm.Family().Asymmetric()
+	})
 	if i < 0 {
 		return keys.Generated{}, keys.Errorf(keys.ErrNotFound, "the token %q has no key with CKA_ID %s", ref.Token, ref.ID)
 	}

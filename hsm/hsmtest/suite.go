@@ -18,6 +18,9 @@ type Options struct {
 	// backend says that it is capable of them. Every other one must be there.
 	Optional []keys.Algorithm
 
+	// NoMarks says that the token keeps no data objects.
+	NoMarks bool
+
 	// Reopen closes a backend and opens the same token again, with all its
 	// keys. Nil: the backend forgets its keys when it is closed.
 	Reopen func(t *testing.T, b Backend) Backend
@@ -48,6 +51,10 @@ func Run(t *testing.T, open func(t *testing.T) Backend, opts Options) {
 		"DestroyOnlyWhatRefNames":  s.testDestroyOnlyWhatRefNames,
 		"NeverAnotherKey":          s.testNeverAnotherKey,
 		"ReplacedKey":              s.testReplacedKey,
+		"List":                     s.testList,
+		"Inspect":                  s.testInspect,
+		"InspectRefuses":           s.testInspectRefuses,
+		"Marks":                    s.testMarks,
 		"ContextEnded":             s.testContextEnded,
 		"FailuresLeaveItUsable":    s.testFailuresLeaveItUsable,
 		"ConcurrentUse":            s.testConcurrentUse,
@@ -59,6 +66,10 @@ func Run(t *testing.T, open func(t *testing.T) Backend, opts Options) {
 			f(t)
 		})
 	}
+	t.Run("StoreKey", func(t *testing.T) {
+		t.Parallel()
+		testStoreKey(t, opened(t, open))
+	})
 	t.Run("Close", func(t *testing.T) {
 		t.Parallel()
 		testClose(t, opened(t, open), opts)

@@ -33,6 +33,18 @@ func (s *suite) testContextEnded(t *testing.T) {
 		_, _, werr := s.b.Wrap(c.ctx, aes, random(keys.DataKeySize), nil)
 		_, uerr := s.b.Unwrap(c.ctx, aes, iv, wrapped, nil)
 		_, rerr := s.b.Random(c.ctx, "", 16)
+		_, lerr := s.b.List(c.ctx, signing.Token)
+		_, ierr := s.b.Inspect(c.ctx, signing)
+		_, kerr := s.b.StoreKey(c.ctx, false)
+		merr := s.b.MarkRevoked(c.ctx, signing, keys.VersionID{Key: "ended", Number: 1}, time.Now())
+		if s.opts.NoMarks {
+			merr = lerr
+		}
+		for method, err := range map[string]error{"List": lerr, "Inspect": ierr, "StoreKey": kerr, "MarkRevoked": merr} {
+			if !errors.Is(err, c.want[0]) && !errors.Is(err, c.want[1]) {
+				t.Errorf("%s, %s: %v, want one of %v", method, name, err, c.want)
+			}
+		}
 		for method, err := range map[string]error{"Generate": gerr, "Sign": serr, "Wrap": werr, "Unwrap": uerr, "Random": rerr, "Destroy": s.b.Destroy(c.ctx, signing)} {
 			if !errors.Is(err, c.want[0]) && !errors.Is(err, c.want[1]) {
 				t.Errorf("%s, %s: %v, want one of %v", method, name, err, c.want)

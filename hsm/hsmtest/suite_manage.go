@@ -267,6 +267,11 @@ func testClose(t *testing.T, b Backend, opts Options) {
 		all, made = append(all, complete(ref, g)), append(made, g)
 	}
 	iv, wrapped := s.wrap(t, all[3], bytes.Repeat([]byte{7}, keys.DataKeySize), nil)
+	storeKey, err := b.StoreKey(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mark(t, all[0], keys.VersionID{Key: "closed", Number: 7}, nil)
 	if opts.Reopen != nil {
 		b = opts.Reopen(t, b)
 		t.Cleanup(func() {
@@ -292,6 +297,12 @@ func testClose(t *testing.T, b Backend, opts Options) {
 		if key, err := b.Unwrap(t.Context(), all[3], iv, wrapped, nil); err != nil || !bytes.Equal(key, bytes.Repeat([]byte{7}, keys.DataKeySize)) {
 			t.Errorf("a key wrapped before the restart: %d bytes, %v", len(key), err)
 		}
+		if again, err := b.StoreKey(t.Context(), false); err != nil || !bytes.Equal(again, storeKey) {
+			t.Errorf("the store's key is another one after a restart: %d bytes, %v", len(again), err)
+		}
+		if n := s.marked(t, all[0], keys.VersionID{Key: "closed", Number: 7}); n != 1 && !opts.NoMarks {
+			t.Errorf("%d marks after a restart, want the one that was left", n)
+		}
 		s.destroy(t, all[0])
 		s.gone(t, all[0], nil, nil)
 	}
@@ -305,6 +316,14 @@ func testClose(t *testing.T, b Backend, opts Options) {
 	}
 	if _, err := b.Generate(t.Context(), s.ref(t, keys.ES256, 0)); err == nil {
 		t.Error("Generate works after Close")
+	}
+	_, lerr := b.List(t.Context(), all[0].Token)
+	_, kerr := b.StoreKey(t.Context(), true)
+	_, ierr := b.Inspect(t.Context(), all[1])
+	for method, err := range map[string]error{"List": lerr, "StoreKey": kerr, "Inspect": ierr} {
+		if err == nil {
+			t.Errorf("%s works after Close", method)
+		}
 	}
 	if n, err := b.Random(t.Context(), "", 16); err == nil {
 		t.Errorf("Random gives %d bytes after Close", len(n))

@@ -26,7 +26,7 @@ struct order {
 static struct list *real, mine;
 static struct order *orders;
 
-enum { INITIALIZE, FINALIZE, TOKEN_INFO = 6, OPEN_SESSION = 12, SESSION_INFO = 15, LOGIN = 18, DESTROY = 22,
+enum { INITIALIZE, FINALIZE, TOKEN_INFO = 6, OPEN_SESSION = 12, SESSION_INFO = 15, LOGIN = 18, CREATE = 20, DESTROY = 22,
 	FIND_INIT = 26, ENCRYPT = 30, DECRYPT_INIT = 33, DECRYPT = 34, SIGN_INIT = 42, SIGN = 43, GENERATE = 58, GENERATE_PAIR = 59, RANDOM = 64 };
 
 /* The first call of those that ask for a size has no output buffer (argument
@@ -55,6 +55,7 @@ PASS(finalize, FINALIZE, 0)
 PASS(open_session, OPEN_SESSION, 0)
 PASS(session_info, SESSION_INFO, 0)
 PASS(login, LOGIN, 0)
+PASS(create, CREATE, 0)
 PASS(destroy, DESTROY, 0)
 PASS(find_init, FIND_INIT, 0)
 PASS(encrypt, ENCRYPT, d == 0)
@@ -102,6 +103,7 @@ ul C_GetFunctionList(struct list **out)
 		mine.f[OPEN_SESSION] = open_session;
 		mine.f[SESSION_INFO] = session_info;
 		mine.f[LOGIN] = login;
+		mine.f[CREATE] = create;
 		mine.f[DESTROY] = destroy;
 		mine.f[FIND_INIT] = find_init;
 		mine.f[ENCRYPT] = encrypt;

@@ -23,11 +23,11 @@ func (k *Keys) Destroy(s *module.Session, ref *keys.Ref) error {
 			return err
 		}
 		for _, o := range objects {
-			label, err := s.Attribute(o, pkcs11.CKA_LABEL)
+			own, err := hasLabel(s, o, ref.Label)
 			if err != nil {
 				return err
 			}
-			if string(label) != ref.Label {
+			if !own {
 				foreign++
 				continue
 			}
@@ -47,6 +47,18 @@ func (k *Keys) Destroy(s *module.Session, ref *keys.Ref) error {
 		}
 		return nil
 	})
+}
+
+// hasLabel reports whether an object has a label. SoftHSM 2.6.1 shows an empty
+// one for a moment while objects are made or destroyed.
+func hasLabel(s *module.Session, o pkcs11.ObjectHandle, label string) (bool, error) {
+	for attempt := 1; ; attempt++ {
+		got, err := s.Attribute(o, pkcs11.CKA_LABEL)
+		if err != nil || string(got) == label || attempt == findAttempts {
+			return err == nil && string(got) == label, err
+		}
+		time.Sleep(findPause)
+	}
 }
 
 // maxByID bounds a search by id; more than a pair is an accident already.

@@ -97,7 +97,7 @@ func (k *Keys) makeKey(s *module.Session, tmpl template.Template) error {
 
 // inspect finds a fresh key, reads back what it is, and uses it once.
 func (k *Keys) inspect(s *module.Session, ref *keys.Ref, tmpl template.Template) (keys.Generated, error) {
-	h, err := k.findKey(s, ref.ID, ref.Algorithm)
+	h, err := k.findKey(s, ref.ID, ref.Algorithm, freshAttempts)
 	if err != nil {
 		return keys.Generated{}, err
 	}
@@ -107,7 +107,7 @@ func (k *Keys) inspect(s *module.Session, ref *keys.Ref, tmpl template.Template)
 	made := keys.Generated{NeverExtractable: true, AlwaysSensitive: true}
 	key := mech.Key{Handle: h, Alg: ref.Algorithm, Bits: ref.Bits}
 	if tmpl.Public != nil {
-		pub, err := k.findOne(s, ref.ID, pkcs11.CKO_PUBLIC_KEY)
+		pub, err := k.findOne(s, ref.ID, pkcs11.CKO_PUBLIC_KEY, freshAttempts)
 		if err != nil {
 			return keys.Generated{}, err
 		}

@@ -128,8 +128,9 @@ func (k *Keys) Use(s *module.Session, o *Object, op func(mech.Key) ([]byte, erro
 // Attempts to find an object that is not there exactly once. SoftHSM 2.6.1
 // shows a wrong picture for a moment while objects are made or destroyed.
 const (
-	findAttempts = 3
-	findPause    = 10 * time.Millisecond
+	findAttempts  = 3
+	freshAttempts = 30 // of an object that was made just now: it must be there
+	findPause     = 10 * time.Millisecond
 )
 
 // locate returns the object's handle for the session's generation. It is
@@ -143,7 +144,7 @@ func (k *Keys) locate(s *module.Session, o *Object) (pkcs11.ObjectHandle, error)
 	if f := o.found.Load(); f != nil && f.gen == s.Generation() {
 		return f.handle, nil
 	}
-	h, err := k.findKey(s, o.id, o.alg)
+	h, err := k.findKey(s, o.id, o.alg, findAttempts)
 	if err != nil {
 		return 0, err
 	}
@@ -155,15 +156,15 @@ func (k *Keys) locate(s *module.Session, o *Object) (pkcs11.ObjectHandle, error)
 }
 
 // findKey returns the one private or secret key with this CKA_ID.
-func (k *Keys) findKey(s *module.Session, id keys.ObjectID, alg keys.Algorithm) (pkcs11.ObjectHandle, error) {
+func (k *Keys) findKey(s *module.Session, id keys.ObjectID, alg keys.Algorithm, attempts int) (pkcs11.ObjectHandle, error) {
 	class := uint(pkcs11.CKO_SECRET_KEY)
 	if alg.Family().Asymmetric() {
 		class = pkcs11.CKO_PRIVATE_KEY
 	}
-	return k.findOne(s, id, class)
+	return k.findOne(s, id, class, attempts)
 }
 
-func (k *Keys) findOne(s *module.Session, id keys.ObjectID, class uint) (pkcs11.ObjectHandle, error) {
+func (k *Keys) findOne(s *module.Session, id keys.ObjectID, class uint, attempts int) (pkcs11.ObjectHandle, error) {
 	for attempt := 1; ; attempt++ {
 		got, err := s.Find(2,
 			pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
@@ -174,9 +175,9 @@ func (k *Keys) findOne(s *module.Session, id keys.ObjectID, class uint) (pkcs11.
 			return 0, err
 		case len(got) == 1:
 			return got[0], nil
-		case attempt == findAttempts && len(got) == 0:
+		case attempt >= attempts && len(got) == 0:
 			return 0, fmt.Errorf("token %q has no key with CKA_ID %s: %w", k.token, id, keys.ErrHSM)
-		case attempt == findAttempts:
+		case attempt >= attempts:
 			return 0, fmt.Errorf("token %q has several keys with CKA_ID %s; none of them is used: %w", k.token, id, keys.ErrHSM)
 		}
 		time.Sleep(findPause)

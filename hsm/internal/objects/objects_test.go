@@ -52,7 +52,7 @@ func readBack(t *testing.T, k *Keys, s *module.Session) {
 		t.Error(err)
 		return
 	}
-	key, err := k.findKey(s, ref.ID, ref.Algorithm)
+	key, err := k.findKey(s, ref.ID, ref.Algorithm, findAttempts)
 	if err != nil {
 		t.Error(err)
 		return
