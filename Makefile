@@ -20,7 +20,7 @@ VULNDB := v0.0.0-20261105234957-e22db6528018
 RUN_DIR  ?= keyhole-dev
 FUZZTIME ?= 3s
 
-.PHONY: help build deps deps-run test check fuzz lint vuln demo run bench clean
+.PHONY: help build deps deps-run test check fuzz lint vuln demo run bench bench-rotation clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ run: deps-run build ## a development gateway in RUN_DIR, until Ctrl-C
 
 bench: deps-run build ## speed against the bare token, as ratios; writes docs/benchmarks.json
 	go run ./integration/bench -commit $(VERSION) -out docs/benchmarks.json
+
+bench-rotation: deps-run build ## what rotations cost: one each second for a minute, and 1,000 keys due at once
+	go run ./integration/bench -rotation
 
 clean: ## remove what was built; RUN_DIR stays
 	rm -rf $(BIN)

@@ -35,6 +35,8 @@ func run(ctx context.Context) error {
 	out := flag.String("out", "", "JSON file for the results; empty: none")
 	commit := flag.String("commit", "unknown", "what is measured, for the JSON file")
 	bin := flag.String("bin", "bin", "directory of the built keyholed")
+	rotations := flag.Bool("rotation", false, "measure what rotations cost the data plane, and nothing else")
+	many := flag.Int("keys", 1000, "with -rotation: how many keys are due at once")
 	role := flag.String("role", "", "internal: what a child process does")
 	flag.Parse()
 	if *role != "" {
@@ -56,6 +58,13 @@ func run(ctx context.Context) error {
 	defer arena.stop()
 	if err := arena.checkGateway(ctx); err != nil {
 		return err
+	}
+	if *rotations {
+		rows, err := rotationBench(ctx, arena, *many, 4**d, 12**d)
+		if err != nil {
+			return err
+		}
+		return printRotations(os.Stdout, *out, rows)
 	}
 	var results []report
 	for _, r := range rows {
