@@ -181,8 +181,9 @@ func (e *Engine) revokeAgain(ctx context.Context, actor Actor, d difference) (bo
 			if err != nil {
 				return struct{}{}, err
 			}
-			notice := keys.Notice{Type: keys.NoticeRevoked, At: now, Key: k.Name, Version: d.version.Number, When: now, Reason: lostReason}
-			return struct{}{}, e.commit(ctx, store.Change{Key: c, FromEpoch: k.Epoch, Notices: []keys.Notice{notice}})
+			notices := append([]keys.Notice{notice(keys.NoticeRevoked, c, d.version.Number, now, lostReason)}, switched(k, c, now, lostReason)...)
+			stamp(notices, k.Name, now)
+			return struct{}{}, e.commit(ctx, store.Change{Key: c, FromEpoch: k.Epoch, Notices: notices})
 		})
 		return err
 	})
