@@ -32,22 +32,23 @@ type blocks struct {
 }
 
 func (d *database) readBlocks(ctx context.Context, tx *sql.Tx) (b blocks, err error) {
-	var body string
+	var name, body string
 	var mac []byte
+	whole := false
 	b.by = map[string]*keys.Block{}
-	err = tx.QueryRowContext(ctx, "SELECT body, revision, mac FROM sealed WHERE name = ?", blocksName).Scan(&body, &b.revision, &mac)
-	if errors.Is(err, sql.ErrNoRows) {
-		return b, nil
-	}
+	err = each(ctx, tx, func(rows *sql.Rows) (more bool, err error) {
+		whole, err = readable(rows, &name, &name, &body, &b.revision, &mac)
+		return false, err
+	}, "SELECT name, body, revision, mac FROM sealed WHERE name = ?", blocksName)
 	if err != nil {
 		return b, err
 	}
 	var all []blockJSON
-	readable := object{&all}.Scan(body) == nil
+	whole = object{&all}.Scan(body) == nil && whole
 	for _, e := range all {
 		b.by[e.Principal] = &keys.Block{At: time.UnixMicro(e.At).UTC(), By: e.By, Reason: e.Reason}
 	}
-	b.intact = readable && seal.Equal(mac, d.seal.Text(blocksName, body, b.revision))
+	b.intact = whole && seal.Equal(mac, d.seal.Text(blocksName, body, b.revision))
 	return b, nil
 }
 

@@ -49,8 +49,8 @@ func (o object) Value() (driver.Value, error) {
 // Scan implements sql.Scanner.
 func (o object) Scan(v any) error {
 	s, ok := v.(string)
-	if !ok {
-		return fmt.Errorf("JSON is stored as %T", v)
+	if !ok || s == "null" { // Value writes none
+		return fmt.Errorf("JSON is stored as %T, %.4q", v, s)
 	}
 	d := json.NewDecoder(strings.NewReader(s))
 	d.DisallowUnknownFields()
