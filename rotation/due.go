@@ -109,21 +109,30 @@ func newestOf(k *keys.Key, chosen func(*keys.Version) bool) *keys.Version {
 
 // lastSwitch returns the moment from which k's time runs: that of its newest
 // version that is active, or would be but for its suspension. A switch that
-// lies ahead was recorded by a clock that has been set back since; nobody
-// knows when it was, and the one before it counts. Zero: none is known.
+// lies ahead was recorded by a clock that has been set back since. Nobody
+// knows when it was; the one before it counts, or, if there is none, the
+// moment at which this process saw that.
 //
-// What is made after such a switch must have its activation behind that (see
-// behind), but it is recorded when it was, so that a clock which was years
-// ahead once makes a key due once more, and not for ever nor never again.
-func lastSwitch(k *keys.Key, now time.Time) time.Time {
+// What is made after such a switch has its activation behind it (see behind),
+// but is recorded when it was: a clock that was years ahead once makes a key
+// due once more at most, not again and again, nor never.
+func (e *Engine) lastSwitch(k *keys.Key, now time.Time) time.Time {
 	newest := newestOf(k, func(v *keys.Version) bool {
 		return started(v, now) && v.RevokedAt.IsZero() && v.ArchivedAt.IsZero() && v.DestroyAt.IsZero() && v.DestroyedAt.IsZero() &&
 			!switchedAt(v).After(now.Add(tolerance))
 	})
-	if newest == nil {
-		return time.Time{}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if newest != nil {
+		delete(e.lost, k.Name)
+		return switchedAt(newest)
 	}
-	return switchedAt(newest)
+	since, ok := e.lost[k.Name]
+	if !ok || since.After(now) {
+		since = now
+		e.lost[k.Name] = now
+	}
+	return since
 }
 
 // switchedAt returns when v became active, as it was recorded or planned.
@@ -160,7 +169,7 @@ func resting(k *keys.Key, now time.Time) bool {
 
 // dueAt returns when a rotation is due by period or schedule; zero if never.
 func (e *Engine) dueAt(k *keys.Key, now time.Time) time.Time {
-	base := lastSwitch(k, now)
+	base := e.lastSwitch(k, now)
 	var at time.Time
 	if k.Policy.Period != 0 {
 		at = base.Add(k.Policy.Period)

@@ -118,6 +118,7 @@ type Engine struct {
 	own      map[string]bool          // rotations that this process began, or took up at its start
 	pauses   map[string]pause         // by key: after automatic work that failed
 	seen     map[string]time.Time     // by rotation id: when an announcement was found to lie ahead
+	lost     map[string]time.Time     // by key: when every switch of it was found to lie ahead
 	unmarked map[string]bool          // tokens that keep no marks, as was logged
 }
 
@@ -126,7 +127,7 @@ func New(c Config) *Engine {
 	e := &Engine{
 		store: c.Store, token: c.Token, audit: c.Audit, usage: c.Usage, keys: c.Keys, refresh: c.Refresh,
 		propagation: c.Propagation, limits: c.Limits, now: c.Now, log: c.Log,
-		running: map[string]chan struct{}{}, own: map[string]bool{}, seen: map[string]time.Time{}, pauses: map[string]pause{}, unmarked: map[string]bool{},
+		running: map[string]chan struct{}{}, own: map[string]bool{}, lost: map[string]time.Time{}, seen: map[string]time.Time{}, pauses: map[string]pause{}, unmarked: map[string]bool{},
 	}
 	if e.limits == (keys.Limits{}) {
 		e.limits = keys.DefaultLimits()

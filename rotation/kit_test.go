@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,7 @@ type kit struct {
 	log         *audit.Log
 	meter       *usage.Meter
 	dir         string       // of the log
+	db          string       // the database
 	offset      atomic.Int64 // of the clock
 	propagation time.Duration
 }
@@ -66,7 +68,8 @@ func (k *kit) open(t tb, dir string, cleanup func(func())) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if k.store, err = store.OpenSQLite(t.Context(), filepath.Join(dir, "keyhole.db"), seal); err != nil {
+	k.db = filepath.Join(dir, "keyhole.db")
+	if k.store, err = store.OpenSQLite(t.Context(), k.db, seal); err != nil {
 		t.Fatal(err)
 	}
 	cleanup(func() { k.store.Close() })
@@ -74,14 +77,18 @@ func (k *kit) open(t tb, dir string, cleanup func(func())) {
 		t.Fatal(err)
 	}
 	cleanup(func() { k.log.Close() })
-	k.cache = store.NewCache(k.store, store.CacheConfig{Log: discard})
-	if err := k.cache.Refresh(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	k.meter = usage.New(usage.Config{Store: k.store, Node: "node", Now: k.now, Log: discard})
 	if err := k.meter.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	k.reload()
+}
+
+// reload is a restart: everything in memory is read anew.
+func (k *kit) reload() {
+	k.t.Helper()
+	k.cache = store.NewCache(k.store, store.CacheConfig{Log: slog.New(slog.DiscardHandler)})
+	k.must(k.cache.Refresh(k.t.Context()))
 	k.Engine = k.engine(nil)
 }
 
@@ -403,4 +410,14 @@ func (k *kit) outcome(name, action string) audit.Record {
 	}
 	k.t.Fatalf("no outcome of %s on key %s", action, name)
 	return audit.Record{}
+}
+
+// until waits for something that another goroutine brings about.
+func (k *kit) until(done func() bool) {
+	k.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !done(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			k.t.Fatal("it did not happen")
+		}
+	}
 }
