@@ -21,11 +21,7 @@ func TestCalls(t *testing.T) {
 	v3 := keys.VersionID{Key: "payments", Number: 3}
 	items := `{"items":[{"result":{}},{"error":{"code":"decryption_failed","status":422,"detail":"no"}}]}`
 	note := api.VersionActRequest{Reason: "why"}
-	for _, tt := range []struct {
-		want   string // METHOD path?query body
-		answer string
-		act    func(ctx context.Context, c *client.Client) (any, error)
-	}{
+	sends(t, []sent{
 		{`POST /v1/keys/payments/sign {"payload":"aGk="}`, `{"version":3}`, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Sign(ctx, "payments", api.SignRequest{Payload: []byte("hi")})
 		}},
@@ -83,7 +79,20 @@ func TestCalls(t *testing.T) {
 		{`GET /v1/admin/rotations?before=01&key=payments&limit=2 `, `{"rotations":[]}`, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.RotationsPage(ctx, "payments", "01", 2)
 		}},
-	} {
+	})
+}
+
+// sent is a call and the request that it must send: METHOD path?query body,
+// and a plus sign where it has an Idempotency-Key.
+type sent struct {
+	want   string
+	answer string // "": 204
+	act    func(ctx context.Context, c *client.Client) (any, error)
+}
+
+func sends(t *testing.T, all []sent) {
+	t.Helper()
+	for _, tt := range all {
 		var got string
 		s, ca := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
@@ -96,6 +105,10 @@ func TestCalls(t *testing.T) {
 			}
 			if ct := r.Header.Get("Content-Type"); (ct == "application/json") != (len(body) > 0) {
 				got = "wrong content type " + ct
+			}
+			if tt.answer == "" {
+				w.WriteHeader(http.StatusNoContent)
+				return
 			}
 			w.Header().Set("Content-Type", "application/json; charset=utf-8")
 			_, _ = io.WriteString(w, tt.answer)
@@ -127,7 +140,20 @@ func TestBadNamesAreNotSent(t *testing.T) {
 		_, e5 := c.UpdateKey(ctx, name, api.UpdateKeyRequest{})
 		_, e6 := c.Rotation(ctx, "../"+name)
 		_, e7 := c.Signer(ctx, name)
-		for i, err := range []error{e1, e2, e3, e4, e5, e6, e7} {
+		_, e8 := c.Subscribe(ctx, name)
+		_, e9 := c.Acknowledge(ctx, keys.VersionID{Key: name, Number: 1})
+		_, e10 := c.DeleteKey(ctx, name, api.DestroyRequest{})
+		_, e11 := c.Usage(ctx, name)
+		_, e12 := c.Approve(ctx, "../"+name, api.DecisionRequest{})
+		_, e13 := c.AbortRotation(ctx, "../"+name, api.RotationActRequest{})
+		_, e14 := c.Trigger(ctx, "../"+name, api.TriggerRequest{})
+		_, e15 := c.RetryWebhook(ctx, "../"+name)
+		_, e16 := c.Watch(client.WatchConfig{Keys: []string{name}})
+		e17 := c.Unsubscribe(ctx, name)
+		var e18 error
+		for _, e18 = range c.Events(ctx, client.EventOptions{Keys: []string{"payments", name}}) {
+		}
+		for i, err := range []error{e1, e2, e3, e4, e5, e6, e7, e8, e9, e10, e11, e12, e13, e14, e15, e16, e17, e18} {
 			if !errors.Is(err, keys.ErrInvalid) {
 				t.Errorf("%q, call %d: %v, want ErrInvalid", name, i+1, err)
 			}

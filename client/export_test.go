@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"net"
+	"net/http"
 	"time"
 )
 
@@ -11,3 +13,8 @@ func (c *Client) SetWait(wait func(context.Context, time.Duration) error) { c.wa
 
 // RetryAfter reads a Retry-After header.
 var RetryAfter = retryAfter
+
+// SetDial replaces how connections are made.
+func (c *Client) SetDial(dial func(ctx context.Context, network, addr string) (net.Conn, error)) {
+	c.http.Transport.(*http.Transport).DialContext = dial
+}
