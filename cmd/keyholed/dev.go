@@ -88,8 +88,8 @@ func loopback(addr string) bool {
 func paste(d *dev.Dir, api string) string {
 	file := func(name string) string { return quote(filepath.Join(d.Path, name)) }
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nPaste into another shell to be the administrator (or %s for the agent); tokens are good until %s:\n\n",
-		dev.AgentToken, d.Expires.Local().Format("2006-01-02 15:04"))
+	fmt.Fprintf(&b, "\nPaste into another shell to be the administrator (%s for the agent, %s for a second administrator,\n"+
+		"where an act needs two people); tokens are good until %s:\n\n", dev.AgentToken, dev.ApproverToken, d.Expires.Local().Format("2006-01-02 15:04"))
 	fmt.Fprintf(&b, "  export KEYHOLE_ADDR=%s\n", quote(api))
 	fmt.Fprintf(&b, "  export KEYHOLE_CACERT=%s\n", file(dev.CAFile))
 	fmt.Fprintf(&b, "  export KEYHOLE_TOKEN_FILE=%s\n", file(dev.AdminToken))

@@ -22,12 +22,14 @@ import (
 
 // Files in the directory that others rely on.
 const (
-	ConfigFile  = "keyhole.yaml"
-	CAFile      = "ca.crt"
-	AdminToken  = "admin.jwt"
-	AgentToken  = "agent.jwt"
-	AddressFile = "keyhole.addr" // the URL of the API while the gateway runs
-	OpsFile     = "ops.addr"     // the URL of the operations listener while it runs
+	ConfigFile = "keyhole.yaml"
+	CAFile     = "ca.crt"
+	AdminToken = "admin.jwt"
+	AgentToken = "agent.jwt"
+	// ApproverToken is for a second administrator, for acts that need two.
+	ApproverToken = "approver.jwt"
+	AddressFile   = "keyhole.addr" // the URL of the API while the gateway runs
+	OpsFile       = "ops.addr"     // the URL of the operations listener while it runs
 )
 
 // tokenLabel is the label of the SoftHSM token and its name in the
@@ -96,7 +98,9 @@ func (p *Dir) fill(o Options) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range []struct{ file, subject, group string }{{AdminToken, "admin", "admins"}, {AgentToken, "agent", "agents"}} {
+	for _, t := range []struct{ file, subject, group string }{
+		{AdminToken, "admin", "admins"}, {ApproverToken, "approver", "admins"}, {AgentToken, "agent", "agents"},
+	} {
 		exp, err := d.ensureToken(is, t.file, t.subject, t.group, now)
 		if err != nil {
 			return err

@@ -54,7 +54,7 @@ func TestPrepareIsIdempotent(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "kh")
 	done(t, prepare(t, Options{Dir: dir}))
 	before := contents(t, dir)
-	for _, want := range []string{"keyhole.yaml", "ca.crt", "admin.jwt", "agent.jwt", "admin.crt", "admin.key", "agent.crt", "agent.key", "softhsm2.conf"} {
+	for _, want := range []string{"keyhole.yaml", "ca.crt", "admin.jwt", "approver.jwt", "agent.jwt", "admin.crt", "admin.key", "agent.crt", "agent.key", "softhsm2.conf"} {
 		if before[want] == "" {
 			t.Errorf("%s is missing", want)
 		}
@@ -316,18 +316,22 @@ func TestPolicies(t *testing.T) {
 	}
 	may := func(p authz.Principal, action string) bool {
 		resource := authz.Resource{Type: authz.TypeKey, Name: "payments", Purpose: "sign"}
-		if action == authz.ActionRandom {
+		switch action {
+		case authz.ActionTrigger:
+			resource = authz.Resource{Type: authz.TypeTrigger, Name: "deployed"}
+		case authz.ActionRandom, authz.ActionListAgents, authz.ActionBlockAgent, authz.ActionListApprovals, authz.ActionReconcile,
+			authz.ActionListWebhooks, authz.ActionRetryWebhook:
 			resource = authz.Resource{Type: authz.TypeGateway, Name: "keyhole"}
 		}
 		return policies.Decide(authz.Request{Principal: p, Action: action, Resource: resource, Context: authz.Context{Method: p.Method}}).Allowed
 	}
-	admin, agent := who(t, d, AdminToken), who(t, d, AgentToken)
+	admin, approver, agent := who(t, d, AdminToken), who(t, d, ApproverToken), who(t, d, AgentToken)
 	agentActions := map[string]bool{
 		authz.ActionSign: true, authz.ActionVerify: true, authz.ActionEncrypt: true, authz.ActionDecrypt: true, authz.ActionRewrap: true,
-		authz.ActionDataKey: true, authz.ActionRandom: true, authz.ActionRead: true, authz.ActionJWKS: true,
+		authz.ActionDataKey: true, authz.ActionRandom: true, authz.ActionRead: true, authz.ActionJWKS: true, authz.ActionSubscribe: true,
 	}
 	for _, action := range authz.Actions() {
-		for _, p := range []authz.Principal{admin, {ID: "mtls:admin", Method: authz.MethodMTLS}} {
+		for _, p := range []authz.Principal{admin, approver, {ID: "mtls:admin", Method: authz.MethodMTLS}} {
 			if !may(p, action) {
 				t.Errorf("%s may not %s", p.ID, action)
 			}

@@ -17,19 +17,20 @@ var configText string
 
 var configTemplate = template.Must(template.New(ConfigFile).Funcs(template.FuncMap{"quote": strconv.Quote}).Parse(configText))
 
-const adminPolicy = `// The development administrator may do everything.
+const adminPolicy = `// The development administrators may do everything. What needs two people
+// needs two of them: admin.jwt asks, approver.jwt approves.
 @id("dev-admin")
 permit (principal, action, resource)
 when { principal in Group::"admins" || principal == Agent::"mtls:admin" };
 `
 
-const agentPolicy = `// The development agent may use every key, and see it.
+const agentPolicy = `// The development agent may use every key, see it, and follow it.
 @id("dev-agent")
 permit (
   principal,
   action in [
     Action::"sign", Action::"verify", Action::"encrypt", Action::"decrypt", Action::"rewrap",
-    Action::"datakey", Action::"random", Action::"read", Action::"jwks"
+    Action::"datakey", Action::"random", Action::"read", Action::"jwks", Action::"subscribe"
   ],
   resource
 )

@@ -34,6 +34,10 @@ type Set struct {
 	reloads      *prometheus.CounterVec
 	reloadFailed *prometheus.GaugeVec
 	certExpiry   prometheus.Gauge
+
+	deliveries   *prometheus.CounterVec
+	reservations *prometheus.CounterVec
+	streams      prometheus.Gauge
 }
 
 type request struct {
@@ -90,6 +94,12 @@ func New(version, revision string) *Set {
 		}
 	}
 	s.certExpiry = s.gauge("keyhole_tls_certificate_expiry_timestamp_seconds", "When the server's certificate expires, Unix time.").WithLabelValues()
+	s.deliveries = s.counter("keyhole_webhook_deliveries_total", "Attempts to deliver an event: delivered, failed (tried again) or dead (given up).", "webhook", "result")
+	s.reservations = s.counter("keyhole_usage_reservations_total", "Writes of usage counters to the store.", "result")
+	for _, result := range []string{"ok", "error"} {
+		s.reservations.WithLabelValues(result)
+	}
+	s.streams = s.gauge("keyhole_event_streams", "Event streams that are open.").WithLabelValues()
 	return s
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"keyhole/authz"
 	"keyhole/keys"
+	"keyhole/usage"
 )
 
 // page returns what /metrics shows.
@@ -79,6 +81,34 @@ func TestCounting(t *testing.T) {
 	expect(t, page(t, s), `keyhole_reload_failed{what="policies"} 0`)
 }
 
+// brokenStore counts nothing.
+type brokenStore struct {
+	usage.Store
+	err error
+}
+
+func (b *brokenStore) ReserveUsage(context.Context, string, []keys.Usage) error { return b.err }
+
+func TestLifeCycle(t *testing.T) {
+	t.Parallel()
+	s := New("v1", "abc")
+	expect(t, page(t, s), `keyhole_usage_reservations_total{result="ok"} 0`, `keyhole_usage_reservations_total{result="error"} 0`, `keyhole_event_streams 0`)
+	s.Webhook("siem", "delivered")
+	s.Webhook("siem", "dead")
+	for _, err := range []error{nil, nil, keys.ErrStore} {
+		if got := s.UsageStore(&brokenStore{err: err}).ReserveUsage(t.Context(), "n", nil); !errors.Is(got, err) {
+			t.Errorf("ReserveUsage = %v, want %v", got, err)
+		}
+	}
+	h := s.Streams(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { expect(t, page(t, s), `keyhole_event_streams 1`) }))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/events?key=payments", nil))
+	s.Streams(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { expect(t, page(t, s), `keyhole_event_streams 0`) })).
+		ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/keys", nil))
+	expect(t, page(t, s),
+		`keyhole_webhook_deliveries_total{result="delivered",webhook="siem"} 1`, `keyhole_webhook_deliveries_total{result="dead",webhook="siem"} 1`,
+		`keyhole_usage_reservations_total{result="ok"} 2`, `keyhole_usage_reservations_total{result="error"} 1`, `keyhole_event_streams 0`)
+}
+
 type fakeVerdict struct{ err error }
 
 func (f fakeVerdict) Authenticate(context.Context, authz.Credentials) (authz.Principal, error) {
@@ -118,15 +148,30 @@ func TestState(t *testing.T) {
 			}
 			return []*keys.Key{k}, nil
 		},
+		Damaged: func() []string { return []string{"spoilt"} },
+		Due:     func() int { return 3 },
+		Rotations: func() ([]*keys.Rotation, error) {
+			if stale {
+				return nil, keys.ErrStore
+			}
+			return []*keys.Rotation{
+				{Phase: keys.PhaseAnnounced, StartedAt: now.Add(-time.Hour)}, {Phase: keys.PhaseAnnounced, StartedAt: now.Add(-2 * time.Hour)},
+			}, nil
+		},
+		Webhooks: func() []WebhookStats { return []WebhookStats{{"siem", 90 * time.Second, 2}} },
+		Now:      func() time.Time { return now },
 	})
 	expect(t, page(t, s),
+		`keyhole_keys_damaged 1`, `keyhole_keys_due 3`, `keyhole_webhook_lag_seconds{webhook="siem"} 90`, `keyhole_webhook_dead_events{webhook="siem"} 2`,
+		`keyhole_rotations{phase="announced"} 2`, `keyhole_rotations{phase="reserved"} 0`, `keyhole_rotation_age_seconds{phase="announced"} 7200`,
+		`keyhole_rotation_age_seconds{phase="activated"} 0`,
 		`keyhole_hsm_ready{token="main"} 1`, `keyhole_hsm_ready{token="backup"} 0`, `keyhole_hsm_sessions_in_use{token="main"} 2`,
 		`keyhole_hsm_sessions_max{token="main"} 8`, `keyhole_hsm_sessions_stuck{token="main"} 1`,
 		`keyhole_keys 1`, `keyhole_key_versions{state="active"} 1`, `keyhole_key_versions{state="deactivated"} 1`,
 		`keyhole_key_versions{state="pre-activation"} 1`, `keyhole_key_versions{state="destroyed"} 0`, `keyhole_snapshot_age_seconds 1.5`,
 	)
 	stale = true
-	if text := page(t, s); strings.Contains(text, "keyhole_key_versions{") || !strings.Contains(text, "keyhole_snapshot_age_seconds 1.5") {
+	if text := page(t, s); strings.Contains(text, "keyhole_key_versions{") || strings.Contains(text, "keyhole_rotations{") || !strings.Contains(text, "keyhole_snapshot_age_seconds 1.5") {
 		t.Errorf("a stale snapshot is counted:\n%s", text)
 	}
 }
@@ -146,8 +191,10 @@ func TestNames(t *testing.T) {
 	s.Reload("tls", nil)
 	s.Watch(State{
 		Tokens: func() []TokenStats { return []TokenStats{{Name: "t"}} }, SnapshotAge: func() time.Duration { return 0 },
-		Keys: func() ([]*keys.Key, error) { return nil, nil },
+		Keys: func() ([]*keys.Key, error) { return nil, nil }, Damaged: func() []string { return nil }, Due: func() int { return 0 },
+		Rotations: func() ([]*keys.Rotation, error) { return nil, nil }, Webhooks: func() []WebhookStats { return []WebhookStats{{Name: "w"}} },
 	})
+	s.Webhook("w", "delivered")
 	all, err := s.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +214,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("docs/operations.md does not name %s", name)
 		}
 	}
-	if ours < 15 {
+	if ours < 25 {
 		t.Errorf("only %d metrics", ours)
 	}
 }

@@ -15,11 +15,22 @@ type TokenStats struct {
 	InUse, Limit, Stuck int // sessions
 }
 
+// WebhookStats is where the delivery to one webhook stands.
+type WebhookStats struct {
+	Name string
+	Lag  time.Duration // how long the event at hand has waited; 0: none waits
+	Dead int           // events that were given up and are kept
+}
+
 // State is where a scrape finds what is not counted but looked at.
 type State struct {
 	Tokens      func() []TokenStats
 	Keys        func() ([]*keys.Key, error)
 	SnapshotAge func() time.Duration
+	Damaged     func() []string                  // keys whose rows were altered
+	Due         func() int                       // keys that automatic work is due on
+	Rotations   func() ([]*keys.Rotation, error) // under way
+	Webhooks    func() []WebhookStats
 	Now         func() time.Time // default time.Now
 }
 
@@ -36,6 +47,12 @@ func (s *Set) Watch(st State) {
 		stuck:    prometheus.NewDesc("keyhole_hsm_sessions_stuck", "Sessions whose call does not return.", []string{"token"}, nil),
 		versions: prometheus.NewDesc("keyhole_key_versions", "Key versions by state.", []string{"state"}, nil),
 		keys:     prometheus.NewDesc("keyhole_keys", "Keys, deleted ones not counted.", nil, nil),
+		damaged:  prometheus.NewDesc("keyhole_keys_damaged", "Keys that are out of use because what is stored of them was altered.", nil, nil),
+		due:      prometheus.NewDesc("keyhole_keys_due", "Keys that a rotation or the end of a version is due on.", nil, nil),
+		open:     prometheus.NewDesc("keyhole_rotations", "Rotations under way.", []string{"phase"}, nil),
+		oldest:   prometheus.NewDesc("keyhole_rotation_age_seconds", "Since the oldest rotation in the phase began.", []string{"phase"}, nil),
+		lag:      prometheus.NewDesc("keyhole_webhook_lag_seconds", "How long the oldest event that the endpoint has not taken has waited.", []string{"webhook"}, nil),
+		dead:     prometheus.NewDesc("keyhole_webhook_dead_events", "Events that the endpoint did not take and that are kept.", []string{"webhook"}, nil),
 		age:      prometheus.NewDesc("keyhole_snapshot_age_seconds", "Time since the key snapshot was last known to be current.", nil, nil),
 	})
 }
@@ -43,11 +60,12 @@ func (s *Set) Watch(st State) {
 type stateCollector struct {
 	State
 	ready, inUse, limit, stuck, versions, keys, age *prometheus.Desc
+	damaged, due, open, oldest, lag, dead           *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.ready, c.inUse, c.limit, c.stuck, c.versions, c.keys, c.age} {
+	for _, d := range []*prometheus.Desc{c.ready, c.inUse, c.limit, c.stuck, c.versions, c.keys, c.age, c.damaged, c.due, c.open, c.oldest, c.lag, c.dead} {
 		ch <- d
 	}
 }
@@ -69,6 +87,13 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		send(c.stuck, float64(t.Stuck), t.Name)
 	}
 	send(c.age, c.SnapshotAge().Seconds())
+	send(c.damaged, float64(len(c.Damaged())))
+	send(c.due, float64(c.Due()))
+	for _, w := range c.Webhooks() {
+		send(c.lag, w.Lag.Seconds(), w.Name)
+		send(c.dead, float64(w.Dead), w.Name)
+	}
+	c.rotations(send)
 	all, err := c.State.Keys()
 	if err != nil {
 		return
@@ -82,5 +107,22 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	send(c.keys, float64(len(all)))
 	for _, state := range keys.States() {
 		send(c.versions, float64(count[state]), string(state))
+	}
+}
+
+// rotations sends nothing while the store cannot be read.
+func (c *stateCollector) rotations(send func(d *prometheus.Desc, v float64, labels ...string)) {
+	all, err := c.State.Rotations()
+	if err != nil {
+		return
+	}
+	now, count, oldest := c.Now(), map[keys.Phase]int{}, map[keys.Phase]time.Duration{}
+	for _, r := range all {
+		count[r.Phase]++
+		oldest[r.Phase] = max(oldest[r.Phase], now.Sub(r.StartedAt))
+	}
+	for _, p := range []keys.Phase{keys.PhaseReserved, keys.PhaseAnnounced, keys.PhaseScheduled, keys.PhaseActivated} {
+		send(c.open, float64(count[p]), string(p))
+		send(c.oldest, oldest[p].Seconds(), string(p))
 	}
 }
