@@ -44,6 +44,7 @@ type Meter struct {
 	live *shards[triple, *entry]  // the triples in use
 	seen *shards[string, *moment] // the principals seen of late
 	wake chan struct{}            // tells Run that reservations run low
+	most int                      // triples, and principals, between two ticks
 
 	// io is held by whoever reads or writes the store, and guards what
 	// belongs to that: the reservations of entries, and the fields below.
@@ -83,7 +84,7 @@ func New(c Config) *Meter {
 			return maphash.String(seed, t.principal) + uint64(t.version)
 		}),
 		seen: newShards[string, *moment](maphash.String),
-		wake: make(chan struct{}, 1), io: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), most: maxLive, io: make(chan struct{}, 1),
 		versions: map[versionID]*version{}, pending: newBatch(), cold: coldRows{},
 	}
 	if m.now == nil {

@@ -97,7 +97,7 @@ func (m *Meter) survey(now time.Time) []*plan {
 	elapsed := max(now.Sub(m.ticked), tick/10)
 	m.ticked = now
 	var must, may []*plan
-	full := m.live.len() > maxLive
+	full := m.live.len() > m.most
 	for _, e := range m.live.all() {
 		e.observe(now, elapsed)
 		p, urgent := e.planTick(now)
@@ -117,7 +117,7 @@ func (m *Meter) survey(now time.Time) []*plan {
 
 // surplus gives up those of a full meter that were idle longest.
 func (m *Meter) surplus(may []*plan, must int) []*plan {
-	excess := min(len(may), max(0, m.live.len()-maxLive*9/10-must))
+	excess := min(len(may), max(0, m.live.len()-m.most*9/10-must))
 	slices.SortFunc(may, func(a, b *plan) int { return cmp.Compare(a.e.last.Load(), b.e.last.Load()) })
 	for _, p := range may[:excess] {
 		p.final = true
@@ -152,25 +152,29 @@ func (e *entry) planTick(now time.Time) (p *plan, urgent bool) {
 		if used == 0 {
 			continue
 		}
+		if idle >= idleAfter {
+			e.block[k] = minBlock[k]
+		}
 		left := e.stored[k] - min(e.stored[k], used)
 		switch {
 		case e.count[k].limit.Load() < e.stored[k]: // was closed, or given back in a write that failed
 			p.target[k] = used + e.block[k]
 		case left < e.block[k]/2 && idle < idleAfter:
 			p.target[k], urgent = used+e.block[k], true
-		case left > 4*e.block[k], idle >= idleAfter && left > minBlock[k]:
+		case left > 4*e.block[k], idle >= idleAfter && left > e.block[k]:
 			p.target[k] = used + e.block[k]
 		}
 	}
 	return p, urgent
 }
 
-// evict forgets the entries that were closed.
+// evict forgets the entries that were closed. One that was written with a use
+// that was given up at that moment stays until the next time.
 func (m *Meter) evict(plans []*plan) {
 	gone := map[*entry]bool{}
 	m.mu.Lock()
 	for _, p := range plans {
-		if e := p.e; p.final {
+		if e := p.e; p.final && e.used() == e.stored {
 			gone[e] = true
 			v := m.version(e.of())
 			delete(v.live, e)

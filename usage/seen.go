@@ -68,7 +68,7 @@ func (m *Meter) flushSeen(ctx context.Context, limit int) error {
 // many, all that are written.
 func (m *Meter) forgetSeen() {
 	before := m.now().Add(-evictAfter).UnixMicro()
-	full := m.seen.len() > maxLive
+	full := m.seen.len() > m.most
 	old := full
 	for _, s := range m.seen.all() {
 		old = old || s.stored < before && s.stored == s.last.Load()

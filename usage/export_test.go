@@ -1,0 +1,33 @@
+package usage
+
+import (
+	"context"
+	"time"
+)
+
+// Tick looks at everything once, as Run does each second.
+func (m *Meter) Tick(ctx context.Context) error { return m.tick(ctx) }
+
+// Live returns how many triples are in memory.
+func (m *Meter) Live() int { return m.live.len() }
+
+// SeenLive returns how many principals are in memory.
+func (m *Meter) SeenLive() int { return m.seen.len() }
+
+// Bound sets how much is kept in memory.
+func (m *Meter) Bound(n int) { m.most = n }
+
+// EvictAfter is when an idle triple is forgotten, and IdleAfter when it gives
+// back what it does not need.
+const (
+	EvictAfter = evictAfter + time.Second
+	IdleAfter  = idleAfter + time.Second
+	MinBlock   = 16
+)
+
+// Waiting returns how many triples somebody waits for.
+func Waiting(m *Meter) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.pending.wants)
+}
