@@ -39,6 +39,9 @@ func (s *Service) seal(ctx context.Context, o *op, plaintext, aad []byte) (*keys
 	if err != nil {
 		return nil, "", err
 	}
+	if err := o.count(ctx, v, keys.UseApply, int64(len(plaintext))); err != nil {
+		return nil, "", err
+	}
 	dataKey := keys.NewDataKey()
 	defer clear(dataKey)
 	env := keys.Envelope{Version: o.key.ID(v)}
@@ -147,7 +150,16 @@ func (s *Service) unseal(ctx context.Context, o *op, c sealed, aad []byte) (*key
 	} else {
 		plaintext, err = c.jwe.Open(dataKey)
 	}
-	return v, plaintext, err
+	if err != nil {
+		return nil, nil, err
+	}
+	// A ciphertext that does not open is no use of the version: it would keep
+	// it from being destroyed.
+	if err := o.count(ctx, v, keys.UseProcess, int64(len(plaintext))); err != nil {
+		clear(plaintext)
+		return nil, nil, err
+	}
+	return v, plaintext, nil
 }
 
 // Rewrap opens a ciphertext and seals the plaintext under the active

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"time"
 
 	"keyhole/audit"
@@ -30,8 +29,8 @@ const maxOnceKey = 255
 //   - When nobody knows (the process died, or the HSM, the store or the audit
 //     log failed on the way), the next one looks at what stands. A rotation
 //     that the first one began counts as its answer, unless it was undone; a
-//     version or a key that is already as asked for is left as it is; what is
-//     not there is done now.
+//     version, a key or an approval that is already as asked for is left as
+//     it is; what is not there is done now.
 //   - Another request under the same Key is keys.ErrInvalid.
 //
 // Policy is asked each time, before anything is remembered or answered.
@@ -48,11 +47,11 @@ type Once struct {
 type attemptID struct{ principal, key string }
 
 // once runs an authorised act under the request's Once, if it has one.
-func once[R any](ctx context.Context, o *op, act func(*op) (R, error)) (R, error) {
+func once[R any](ctx context.Context, o *op, act func(context.Context, *op) (R, error)) (R, error) {
 	var zero R
 	on, s := o.req.Once, o.s
 	if on == nil {
-		return act(o)
+		return act(ctx, o)
 	}
 	if err := checkOnceKey(on.Key); err != nil {
 		return zero, err
@@ -79,14 +78,14 @@ func once[R any](ctx context.Context, o *op, act func(*op) (R, error)) (R, error
 	default:
 		o.first = earlier.RequestID
 	}
-	out, err := act(o)
+	out, err := act(ctx, o)
 	// What is remembered must not depend on whether the caller still waits.
 	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
 	defer cancel()
 	if err != nil {
 		if s.undone(keep, o, err) {
 			// Should this fail, the next one finds out the same by itself.
-			_ = s.attempts.ForgetAttempt(keep, id.principal, id.key)
+			_ = s.store.ForgetAttempt(keep, id.principal, id.key)
 		}
 		return zero, err
 	}
@@ -95,7 +94,7 @@ func once[R any](ctx context.Context, o *op, act func(*op) (R, error)) (R, error
 		return zero, errors.Join(keys.ErrInternal, err)
 	}
 	// The act stands. Should this fail, the next one finds it done.
-	_ = s.attempts.FinishAttempt(keep, id.principal, id.key, on.Status, body)
+	_ = s.store.FinishAttempt(keep, id.principal, id.key, on.Status, body)
 	if o.first != "" {
 		return out, s.record(ctx, o.again("resumed", o.first))
 	}
@@ -143,14 +142,14 @@ func (s *Service) beginAttempt(ctx context.Context, id attemptID, o *op) (*store
 	a := store.Attempt{
 		Principal: id.principal, Key: id.key, Fingerprint: o.req.Once.Fingerprint, RequestID: o.req.ID, StartedAt: o.start,
 	}
-	earlier, err := s.attempts.BeginAttempt(ctx, a)
+	earlier, err := s.store.BeginAttempt(ctx, a)
 	if err != nil || earlier == nil || o.start.Sub(earlier.StartedAt) < AttemptLife {
 		return earlier, err
 	}
-	if err := s.attempts.ForgetAttempt(ctx, id.principal, id.key); err != nil {
+	if err := s.store.ForgetAttempt(ctx, id.principal, id.key); err != nil {
 		return nil, err
 	}
-	return s.attempts.BeginAttempt(ctx, a)
+	return s.store.BeginAttempt(ctx, a)
 }
 
 // undone reports whether an act that failed is certain to have left nothing
@@ -159,7 +158,7 @@ func (s *Service) undone(ctx context.Context, o *op, err error) bool {
 	if api.ProblemOf(err).Status >= 500 {
 		return false
 	}
-	r, err := s.attempts.RotationByRequest(ctx, o.actor().RequestID)
+	r, err := s.store.RotationByRequest(ctx, o.actor().RequestID)
 	if err != nil {
 		return errors.Is(err, keys.ErrNotFound)
 	}
@@ -187,96 +186,12 @@ func (o *op) actor() rotation.Actor {
 // lifecycle is what acts on keys for this operation.
 func (o *op) lifecycle() Lifecycle {
 	if o.first != "" {
-		return resuming{o.s.lifecycle, o.s.attempts}
+		return resuming{o.s.lifecycle, o.s.store}
 	}
 	return o.s.lifecycle
 }
 
 // ExpireAttempts forgets attempts that are older than AttemptLife.
 func (s *Service) ExpireAttempts(ctx context.Context) (int, error) {
-	return s.attempts.ExpireAttempts(ctx, s.now().Add(-AttemptLife))
-}
-
-// resuming is the lifecycle for a request whose first attempt left no
-// answer: each act looks at what stands before it does anything.
-type resuming struct {
-	Lifecycle
-	attempts Attempts
-}
-
-func (l resuming) CreateKey(ctx context.Context, a rotation.Actor, spec rotation.Spec) (*keys.Key, error) {
-	r, err := l.begun(ctx, a)
-	if err != nil {
-		return nil, err
-	}
-	if r != nil {
-		return l.attempts.Key(ctx, r.Key)
-	}
-	return l.Lifecycle.CreateKey(ctx, a, spec)
-}
-
-func (l resuming) Rotate(ctx context.Context, a rotation.Actor, name string, spec rotation.RotateSpec) (*keys.Rotation, error) {
-	if r, err := l.begun(ctx, a); r != nil || err != nil {
-		return r, err
-	}
-	return l.Lifecycle.Rotate(ctx, a, name, spec)
-}
-
-// begun returns the rotation that the first attempt completed; nil if it
-// began none or it was undone. One that is open is keys.ErrConflict: the
-// engine takes it up by itself.
-func (l resuming) begun(ctx context.Context, a rotation.Actor) (*keys.Rotation, error) {
-	r, err := l.attempts.RotationByRequest(ctx, a.RequestID)
-	switch {
-	case errors.Is(err, keys.ErrNotFound):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case r.Phase == keys.PhaseAborted:
-		return nil, nil
-	case !r.Phase.Done():
-		return nil, keys.Errorf(keys.ErrConflict, "the first request with this Idempotency-Key began rotation %s, which is being finished; ask again in a moment", r.ID)
-	}
-	return r, nil
-}
-
-func (l resuming) UpdateKey(ctx context.Context, a rotation.Actor, name string, u rotation.Update) (*keys.Key, error) {
-	k, err := l.attempts.Key(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	same := (u.Description == nil || *u.Description == k.Description) && (u.Tags == nil || maps.Equal(*u.Tags, k.Tags)) &&
-		(u.Policy == nil || *u.Policy == k.Policy)
-	if same && k.Epoch != u.Epoch {
-		return k, nil
-	}
-	return l.Lifecycle.UpdateKey(ctx, a, name, u)
-}
-
-func (l resuming) Suspend(ctx context.Context, a rotation.Actor, name string, n uint32, note string) (*keys.Key, error) {
-	return l.unless(ctx, a, name, n, note, func(v *keys.Version) bool { return !v.SuspendedAt.IsZero() }, l.Lifecycle.Suspend)
-}
-
-func (l resuming) Resume(ctx context.Context, a rotation.Actor, name string, n uint32, note string) (*keys.Key, error) {
-	return l.unless(ctx, a, name, n, note, func(v *keys.Version) bool {
-		return v.SuspendedAt.IsZero() && v.RevokedAt.IsZero() && v.ArchivedAt.IsZero() && v.DestroyAt.IsZero() && v.DestroyedAt.IsZero()
-	}, l.Lifecycle.Resume)
-}
-
-func (l resuming) Revoke(ctx context.Context, a rotation.Actor, name string, n uint32, note string) (*keys.Key, error) {
-	return l.unless(ctx, a, name, n, note, func(v *keys.Version) bool { return !v.RevokedAt.IsZero() }, l.Lifecycle.Revoke)
-}
-
-// unless acts on a version that is not yet as the act would leave it.
-func (l resuming) unless(ctx context.Context, a rotation.Actor, name string, n uint32, note string, done func(*keys.Version) bool,
-	act func(context.Context, rotation.Actor, string, uint32, string) (*keys.Key, error),
-) (*keys.Key, error) {
-	k, err := l.attempts.Key(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if v, err := k.Version(n); err == nil && done(v) {
-		return k, nil
-	}
-	return act(ctx, a, name, n, note)
+	return s.store.ExpireAttempts(ctx, s.now().Add(-AttemptLife))
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strconv"
 
@@ -23,6 +24,10 @@ func (s *Service) Authenticate(ctx context.Context, id string, source netip.Addr
 	req := Request{ID: id, Source: source}
 	var err error
 	if req.Caller, err = s.authenticator.Authenticate(ctx, c); err == nil {
+		now := s.now()
+		for _, who := range req.Caller.Identities() {
+			s.usage.Seen(who, now)
+		}
 		return req, nil
 	}
 	if limited := s.limits.LoginAllowed(source); limited != nil {
@@ -109,18 +114,47 @@ func (s *Service) Admit(ctx context.Context, req Request, action, key string) (_
 
 // place takes the caller's place among the requests in flight, unless Admit
 // has done so. Who has no name gets none, whatever the policy says: but for
-// public keys, every operation needs an authenticated caller.
+// public keys, every operation needs an authenticated caller. Who is blocked
+// gets none either: every operation comes by here, so that no credential and
+// no place taken before helps.
 func (s *Service) place(req *Request, action string) (release func(), err error) {
 	anonymous := req.Caller.Method == authz.MethodAnonymous
 	switch {
 	case req.Caller.ID == "" || anonymous && action != authz.ActionJWKS:
 		return nil, keys.Errorf(keys.ErrUnauthenticated, "this needs credentials: a bearer token or a client certificate")
-	case req.admitted:
-		return func() {}, nil
 	case anonymous: // not all of them together: one could keep out the others
+		if req.admitted {
+			return func() {}, nil
+		}
 		return s.limits.AdmitAnonymous(req.Source)
+	case req.admitted:
+		release = func() {}
+	default:
+		if release, err = s.limits.Admit(req.Caller.ID); err != nil {
+			return nil, err
+		}
 	}
-	return s.limits.Admit(req.Caller.ID)
+	if err := s.blocked(req.Caller); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// errBlocked marks the refusal of a caller who is blocked.
+var errBlocked = errors.New("blocked")
+
+// blocked refuses a caller who is blocked under any of their identities.
+// Errors: keys.ErrForbidden, and keys.ErrStale, when nobody can tell.
+func (s *Service) blocked(who authz.Principal) error {
+	snap, err := s.snapshots.Snapshot()
+	if err != nil {
+		return err
+	}
+	if snap.Blocked(who.ID) || who.Also != "" && snap.Blocked(who.Also) {
+		return fmt.Errorf("%w: %w", errBlocked, keys.Errorf(keys.ErrForbidden, "this caller is blocked; ask the administrators of the gateway"))
+	}
+	return nil
 }
 
 // noteFailure counts what an attacker would produce many of: ciphertexts

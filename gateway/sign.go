@@ -37,6 +37,9 @@ func (s *Service) sign(ctx context.Context, o *op, in *api.SignRequest) (api.Sig
 		if err != nil {
 			return out, err
 		}
+		if err := o.count(ctx, v, keys.UseApply, o.rec.Size); err != nil {
+			return out, err
+		}
 		if out.Signature, err = s.crypto.Sign(ctx, o.key.Ref(v), input); err != nil {
 			return out, err
 		}
@@ -47,6 +50,9 @@ func (s *Service) sign(ctx context.Context, o *op, in *api.SignRequest) (api.Sig
 	case api.FormatJWS, api.FormatJWSDetached:
 		if in.Payload == nil || in.Digest != nil || in.Hash != "" {
 			return out, keys.Errorf(keys.ErrInvalid, "the format %q needs \"payload\", and no \"digest\" or \"hash\"", in.Format)
+		}
+		if err := o.count(ctx, v, keys.UseApply, o.rec.Size); err != nil {
+			return out, err
 		}
 		signing := keys.SigningInput(v.Algorithm, id, in.Payload)
 		sig, err := s.crypto.Sign(ctx, o.key.Ref(v), digestOf(v.Algorithm, signing))
@@ -116,6 +122,9 @@ func (s *Service) verify(ctx context.Context, o *op, in *api.VerifyRequest) (out
 		}
 	}
 	if out.Valid, err = s.crypto.Verify(ctx, o.key.Ref(v), input, raw); err != nil {
+		return out, err
+	}
+	if err := o.count(ctx, v, keys.UseProcess, o.rec.Size); err != nil {
 		return out, err
 	}
 	if !out.Valid {
