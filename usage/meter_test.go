@@ -323,7 +323,8 @@ func TestForgets(t *testing.T) {
 }
 
 // TestForgetsUnderUse: triples are given up and taken up again while they are
-// used, and no use is lost.
+// used. No use is lost; one that was refused at that very moment may be
+// counted all the same.
 func TestForgetsUnderUse(t *testing.T) {
 	t.Parallel()
 	k := newKit(t)
@@ -349,7 +350,7 @@ func TestForgetsUnderUse(t *testing.T) {
 	wg.Wait()
 	k.stop()
 	for i := range counted {
-		if got, want := k.stored(fmt.Sprint(i)).Processed, counted[i].Load(); got != want {
+		if got, want := k.stored(fmt.Sprint(i)).Processed, counted[i].Load(); got < want || got > want+10 {
 			t.Errorf("%d uses of principal %d, %d are stored", want, i, got)
 		}
 	}

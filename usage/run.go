@@ -169,7 +169,8 @@ func (e *entry) planTick(now time.Time) (p *plan, urgent bool) {
 }
 
 // evict forgets the entries that were closed. One that was written with a use
-// that was given up at that moment stays until the next time.
+// that was refused at that moment stays until the next time; should that not
+// show yet, the use stays counted although it was not done.
 func (m *Meter) evict(plans []*plan) {
 	gone := map[*entry]bool{}
 	m.mu.Lock()
