@@ -21,6 +21,7 @@ import (
 	"keyhole/keys"
 	"keyhole/rotation"
 	"keyhole/store"
+	"keyhole/usage"
 )
 
 // world is a gateway core over its real parts: SQLite, the snapshot cache,
@@ -34,6 +35,8 @@ type world struct {
 	cache  *store.Cache
 	log    *audit.Log
 	dir    string // of the log
+	engine *rotation.Engine
+	usage  *usage.Meter
 	issuer *authztest.Issuer
 	offset atomic.Int64 // of the clock
 	read   int          // records seen by news
@@ -87,7 +90,7 @@ func newWorld(t *testing.T, opts ...option) *world {
 
 	caching := store.CacheConfig{Now: w.now, Log: discard}
 	c := gateway.Config{
-		Crypto: w.hsm, Audit: w.log, Policy: policy, Authenticator: authenticator, Attempts: w.store, Now: w.now, Log: discard,
+		Crypto: w.hsm, Audit: w.log, Policy: policy, Authenticator: authenticator, Store: w.store, Now: w.now, Log: discard,
 	}
 	for _, o := range opts {
 		o(&c, &caching)
@@ -95,9 +98,13 @@ func newWorld(t *testing.T, opts ...option) *world {
 	w.cache = store.NewCache(w.store, caching)
 	must(w.cache.Refresh(ctx))
 	c.Snapshots = w.cache
-	c.Lifecycle = rotation.New(rotation.Config{
-		Store: w.store, Token: w.hsm, Audit: w.log, Keys: w.cache.Keys, Refresh: w.cache.Refresh, Now: w.now, Log: discard,
+	w.usage = usage.New(usage.Config{Store: w.store, Node: "node", Now: w.now, Log: discard})
+	must(w.usage.Load(ctx))
+	c.Usage = w.usage
+	w.engine = rotation.New(rotation.Config{
+		Store: w.store, Token: w.hsm, Audit: w.log, Usage: w.usage, Keys: w.cache.Keys, Refresh: w.cache.Refresh, Now: w.now, Log: discard,
 	})
+	c.Lifecycle = w.engine
 	w.Service = gateway.New(c)
 	return w
 }

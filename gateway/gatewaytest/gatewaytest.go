@@ -28,6 +28,7 @@ import (
 	"keyhole/hsm/hsmtest"
 	"keyhole/rotation"
 	"keyhole/store"
+	"keyhole/usage"
 )
 
 // DefaultPolicy lets the group admins do everything and the group agents use
@@ -40,7 +41,7 @@ permit (
   principal in Group::"agents",
   action in [
     Action::"sign", Action::"verify", Action::"encrypt", Action::"decrypt", Action::"rewrap",
-    Action::"datakey", Action::"read", Action::"jwks"
+    Action::"datakey", Action::"read", Action::"jwks", Action::"subscribe"
   ],
   resource is Key
 )
@@ -66,6 +67,8 @@ type Options struct {
 	Policy  string                          // Cedar; default DefaultPolicy
 	Limits  *authz.LimiterConfig            // default: no limits
 	Rest    rest.Config                     // all but Service
+	Gateway gateway.Config                  // what has a default there: TwoPeople, Triggers, Webhooks ...
+	Engine  rotation.Config                 // what has a default there: Propagation, Limits
 	Wrap    func(http.Handler) http.Handler // around the API; for what goes wrong on the way
 	Log     *slog.Logger                    // default: none
 }
@@ -80,6 +83,7 @@ type Gateway struct {
 	Store   store.Store
 	Cache   *store.Cache
 	Audit   *audit.Log
+	Usage   *usage.Meter
 	Engine  *rotation.Engine
 	Service *gateway.Service
 
@@ -139,22 +143,28 @@ func (g *Gateway) open(tb testing.TB, o Options) {
 		Log:     o.Log,
 	})
 	check(tb, err)
-	g.Engine = rotation.New(rotation.Config{
-		Store: g.Store, Token: o.Backend, Audit: g.Audit, Keys: g.Cache.Keys, Refresh: g.Cache.Refresh, Log: o.Log,
-	})
-	g.Service = gateway.New(gateway.Config{
-		Crypto: o.Backend, Snapshots: g.Cache, Audit: g.Audit, Policy: policies, Authenticator: authenticator,
-		Lifecycle: g.Engine, Attempts: g.Store, Limits: authz.NewLimiter(*o.Limits),
-	})
+	g.Usage = usage.New(usage.Config{Store: g.Store, Node: "test", Log: o.Log})
+	check(tb, g.Usage.Load(ctx))
+
+	e := o.Engine
+	e.Store, e.Token, e.Audit, e.Usage, e.Log = g.Store, o.Backend, g.Audit, g.Usage, o.Log
+	e.Keys, e.Refresh = g.Cache.Keys, g.Cache.Refresh
+	g.Engine = rotation.New(e)
+
+	c := o.Gateway
+	c.Crypto, c.Snapshots, c.Audit, c.Policy, c.Authenticator = o.Backend, g.Cache, g.Audit, policies, authenticator
+	c.Lifecycle, c.Usage, c.Store, c.Limits, c.Log = g.Engine, g.Usage, g.Store, authz.NewLimiter(*o.Limits), o.Log
+	g.Service = gateway.New(c)
 }
 
-// run keeps the snapshot fresh and rotates what is due.
+// run keeps the snapshot fresh, counts, and rotates what is due.
 func (g *Gateway) run(tb testing.TB) {
 	tb.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	check(tb, g.Engine.Recover(ctx))
+	check(tb, g.Service.ResumeApprovals(ctx))
 	var wg sync.WaitGroup
-	for _, run := range []func(context.Context) error{g.Cache.Run, g.Engine.Run} {
+	for _, run := range []func(context.Context) error{g.Cache.Run, g.Usage.Run, g.Engine.Run} {
 		wg.Go(func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				tb.Errorf("the gateway: %v", err)
