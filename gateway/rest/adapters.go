@@ -223,8 +223,8 @@ func (c *call) page(cursor string, valid func(string) bool) (at string, limit in
 	return at, limit, nil
 }
 
-// isRotationID is as lax as the route of one rotation.
-func isRotationID(s string) bool {
+// isID is as lax as the routes that have an id.
+func isID(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
 			return false

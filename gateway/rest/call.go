@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"keyhole/authz"
@@ -34,7 +35,8 @@ type call struct {
 	req       gateway.Request   // set by authenticate
 	status    int               // of the answer; 0: not begun
 	size      int
-	sentToken bool // an Authorization header was there
+	sentToken bool   // an Authorization header was there
+	release   func() // gives the caller's place in flight back before the end; set for streams
 }
 
 // Shared header values. net/http does not change them.
@@ -85,6 +87,10 @@ func (c *call) serve() {
 	if err != nil {
 		c.problem(err)
 		return
+	}
+	if e != nil && e.stream {
+		release = sync.OnceFunc(release)
+		c.release = release
 	}
 	defer release()
 	c.req = req

@@ -21,8 +21,9 @@ type Config struct {
 	MaxStreams   int           // event streams at one time (default 1024), half of them of one caller
 	Heartbeat    time.Duration // between the signs of life of a stream (default 15s)
 	StreamWrite  time.Duration // that a stream's reader may take for what is sent (default 10s)
-	// Draining ends every event stream when it is closed, so that a server
-	// that shuts down need not wait for them. nil: never.
+	// Draining refuses new event streams once it is closed. Those that are
+	// there are ended by the Service, which is told by the same channel. nil:
+	// never.
 	Draining <-chan struct{}
 	Log      *slog.Logger // faults (default slog.Default())
 	Access   *slog.Logger // a line per request; nil: none

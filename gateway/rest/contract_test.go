@@ -2,10 +2,13 @@ package rest_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,11 +21,16 @@ import (
 	"keyhole/gateway/api"
 )
 
-// spec is openapi.yaml, loaded once.
+// document is openapi.yaml, loaded once.
+var document = sync.OnceValues(func() (*openapi3.T, error) {
+	return openapi3.NewLoader().LoadFromData([]byte(api.OpenAPI()))
+})
+
+// spec finds the calls in it.
 var spec = sync.OnceValues(func() (routers.Router, error) {
 	openapi3filter.RegisterBodyDecoder("application/jwk-set+json", openapi3filter.JSONBodyDecoder)
 	openapi3filter.RegisterBodyDecoder(api.ProblemType, openapi3filter.JSONBodyDecoder)
-	doc, err := openapi3.NewLoader().LoadFromData([]byte(api.OpenAPI()))
+	doc, err := document()
 	if err != nil {
 		return nil, err
 	}
@@ -50,6 +58,13 @@ func (c *contract) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := c.next.RoundTrip(req)
 	if err != nil {
 		return nil, err
+	}
+	if res.Header.Get("Content-Type") == "text/event-stream" {
+		c.check(req, sent, res, nil)
+		if req.Method == http.MethodGet {
+			res.Body = &checkedStream{ReadCloser: res.Body, t: c.t}
+		}
+		return res, nil
 	}
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
@@ -99,6 +114,11 @@ func (c *contract) check(req *http.Request, sent []byte, res *http.Response, bod
 		// The items of a batch are judged one by one: it is served all the same.
 		fault("it was served, and the contract does not allow it: %v", err)
 	}
+	if res.Header.Get("Content-Type") == "text/event-stream" {
+		options := *in.Options
+		options.ExcludeResponseBody = true // a checkedStream looks at it
+		in.Options = &options
+	}
 	out := &openapi3filter.ResponseValidationInput{
 		RequestValidationInput: in, Status: res.StatusCode, Header: res.Header, Options: in.Options, Body: io.NopCloser(bytes.NewReader(body)),
 	}
@@ -108,4 +128,62 @@ func (c *contract) check(req *http.Request, sent []byte, res *http.Response, bod
 	if req.Method == http.MethodHead && len(body) != 0 {
 		fault("HEAD has a body")
 	}
+}
+
+// checkedStream checks an event stream against the contract as it passes:
+// each block is a retry hint, a comment or one event with its three fields.
+type checkedStream struct {
+	io.ReadCloser
+	t    testing.TB
+	rest []byte // of a block that has not ended
+}
+
+func (c *checkedStream) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.rest = append(c.rest, p[:n]...)
+	for {
+		block, rest, whole := bytes.Cut(c.rest, []byte("\n\n"))
+		if !whole {
+			return n, err
+		}
+		c.rest = rest
+		if fault := checkBlock(string(block)); fault != nil {
+			c.t.Errorf("in the stream: %q: %v", block, fault)
+		}
+	}
+}
+
+func checkBlock(block string) error {
+	lines := strings.Split(block, "\n")
+	if len(lines) == 1 {
+		if ms, ok := strings.CutPrefix(block, "retry: "); ok {
+			_, err := strconv.ParseUint(ms, 10, 31)
+			return err
+		}
+		if !strings.HasPrefix(block, ":") {
+			return errors.New("neither a comment nor a hint")
+		}
+		return nil
+	}
+	var field [3]string
+	for i, name := range []string{"id: ", "event: ", "data: "} {
+		var ok bool
+		if field[i], ok = strings.CutPrefix(lines[min(i, len(lines)-1)], name); !ok || len(lines) != 3 {
+			return errors.New("not id, event and data")
+		}
+	}
+	doc, err := document()
+	if err != nil {
+		return err
+	}
+	var data map[string]any
+	dec := json.NewDecoder(strings.NewReader(field[2]))
+	dec.UseNumber()
+	if err := dec.Decode(&data); err != nil {
+		return err
+	}
+	if fmt.Sprint(data["id"]) != field[0] || data["type"] != field[1] {
+		return errors.New("the fields are not those of the data")
+	}
+	return doc.Components.Schemas["Event"].Value.VisitJSON(data)
 }

@@ -27,6 +27,7 @@ import (
 	"keyhole/hsm/hsmtest"
 	"keyhole/rotation"
 	"keyhole/store"
+	"keyhole/usage"
 )
 
 const policies = `
@@ -154,16 +155,19 @@ func newKit(t testing.TB, changes ...func(*kit)) *kit {
 	must(t, err)
 	cache := store.NewCache(k.store, store.CacheConfig{Log: logger})
 	must(t, cache.Refresh(t.Context()))
+	meter := usage.New(usage.Config{Store: sqlite, Node: "test", Log: logger})
+	must(t, meter.Load(t.Context()))
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = cache.Run(ctx) })
+	wg.Go(func() { _ = meter.Run(ctx) })
 	t.Cleanup(func() {
 		stop()
 		wg.Wait()
 		must(t, records.Close())
 		must(t, sqlite.Close())
 	})
-	k.engine = rotation.New(rotation.Config{Store: k.store, Token: k.hsm, Audit: records, Keys: cache.Keys, Refresh: cache.Refresh, Log: logger})
+	k.engine = rotation.New(rotation.Config{Store: k.store, Token: k.hsm, Audit: records, Usage: meter, Keys: cache.Keys, Refresh: cache.Refresh, Log: logger})
 	policyFile := filepath.Join(dir, "test.cedar")
 	must(t, os.WriteFile(policyFile, []byte(policies), 0o600))
 	decider, err := authz.LoadPolicies(policyFile)
@@ -171,7 +175,7 @@ func newKit(t testing.TB, changes ...func(*kit)) *kit {
 	who, err := authz.NewAuthenticator(t.Context(), authz.Config{Issuers: []authz.Issuer{k.issuer.File(t)}, Log: logger})
 	must(t, err)
 	k.gateway = gateway.Config{
-		Crypto: k.hsm, Snapshots: cache, Audit: records, Policy: decider, Authenticator: who, Lifecycle: k.engine, Attempts: k.store, Log: logger,
+		Crypto: k.hsm, Snapshots: cache, Audit: records, Policy: decider, Authenticator: who, Lifecycle: k.engine, Usage: meter, Store: k.store, Log: logger,
 		Limits: authz.NewLimiter(authz.LimiterConfig{FailedLoginBurst: 10000, FailedOperationBurst: 10000}),
 	}
 	k.cfg = rest.Config{Log: logger, Access: slog.New(slog.NewJSONHandler(k.access, nil)), Observe: k.observed.observe}

@@ -18,6 +18,7 @@ type endpoint struct {
 	action   string // in the record of a request that was refused
 	access   access
 	batch    bool
+	stream   bool
 	once     int      // status of a success whose request may carry an Idempotency-Key; 0: it may not
 	query    []string // names of the query parameters
 	repeated string   // the one of them that may come several times; "": none

@@ -27,13 +27,20 @@ func routes(s *gateway.Service) []endpoint {
 		return endpoint{method: http.MethodGet, template: template, action: action, query: query, serve: reading(serve)}
 	}
 	change := func(method, template, action string, status int, serve func(*call) error) endpoint {
-		return endpoint{method: method, template: "/v1/admin/keys" + template, action: action, once: status, serve: serve}
+		return endpoint{method: method, template: "/v1/admin/" + template, action: action, once: status, serve: serve}
+	}
+	act := func(template, action string, serve func(*call) error) endpoint {
+		return change(http.MethodPost, template, action, http.StatusOK, serve)
+	}
+	streaming := func(repeated string, e endpoint) endpoint {
+		e.stream, e.repeated = true, repeated
+		return e
 	}
 	open := func(a access, e endpoint) endpoint {
 		e.access = a
 		return e
 	}
-	const version = "/{key}/versions/{version}/"
+	const version = "keys/{key}/versions/{version}/"
 	return []endpoint{
 		operate("sign", authz.ActionSign, onKey(s.Sign)),
 		operate("verify", authz.ActionVerify, onKey(s.Verify)),
@@ -50,28 +57,62 @@ func routes(s *gateway.Service) []endpoint {
 
 		open(anonymous, get("/v1/jwks.json", authz.ActionJWKS, jwks)),
 		open(anonymous, get("/v1/keys/{key}/jwks.json", authz.ActionJWKS, jwks)),
+		open(anonymous, get("/v1/status.json", authz.ActionJWKS, status)),
+		open(anonymous, get("/v1/keys/{key}/status.json", authz.ActionJWKS, status)),
 		get("/v1/keys", authz.ActionRead, listKeys, "after", "limit"),
 		get("/v1/keys/{key}", authz.ActionRead, getKey),
 		get("/v1/whoami", "whoami", whoami),
 		open(public, get("/v1/openapi.yaml", "openapi", openAPI)),
 
-		change(http.MethodPost, "", authz.ActionCreateKey, http.StatusCreated, changing(
+		streaming("key", get("/v1/events", authz.ActionRead, follow, "key", "after")),
+		get("/v1/subscriptions", authz.ActionSubscribe, listSubscriptions),
+		{method: http.MethodPut, template: "/v1/subscriptions/{key}", action: authz.ActionSubscribe, serve: subscribe},
+		{method: http.MethodDelete, template: "/v1/subscriptions/{key}", action: authz.ActionSubscribe, serve: reading(unsubscribe)},
+		operate("versions/{version}/ack", authz.ActionSubscribe, acknowledge),
+
+		change(http.MethodPost, "keys", authz.ActionCreateKey, http.StatusCreated, changing(
 			func(c *call, in api.CreateKeyRequest) (api.Key, error) { return s.CreateKey(c.ctx, c.req, in) },
 			func(k api.Key) string { return "/v1/keys/" + k.Name })),
-		change(http.MethodPatch, "/{key}", authz.ActionUpdateKey, http.StatusOK, changing(
+		change(http.MethodPatch, "keys/{key}", authz.ActionUpdateKey, http.StatusOK, changing(
 			func(c *call, in api.UpdateKeyRequest) (api.Key, error) {
 				return s.UpdateKey(c.ctx, c.req, c.vars["key"], in)
 			}, nil)),
-		change(http.MethodPost, "/{key}/rotate", authz.ActionRotate, http.StatusAccepted, changing(
+		change(http.MethodPost, "keys/{key}/rotate", authz.ActionRotate, http.StatusAccepted, changing(
 			func(c *call, in api.RotateRequest) (api.Rotation, error) {
 				return s.Rotate(c.ctx, c.req, c.vars["key"], in)
 			},
 			func(r api.Rotation) string { return "/v1/admin/rotations/" + r.ID })),
-		change(http.MethodPost, version+"suspend", authz.ActionSuspend, http.StatusOK, onVersion(s.Suspend)),
-		change(http.MethodPost, version+"resume", authz.ActionResume, http.StatusOK, onVersion(s.Resume)),
-		change(http.MethodPost, version+"revoke", authz.ActionRevoke, http.StatusOK, onVersion(s.Revoke)),
+		act(version+"suspend", authz.ActionSuspend, onVersion(s.Suspend)),
+		act(version+"resume", authz.ActionResume, onVersion(s.Resume)),
+		act(version+"revoke", authz.ActionRevoke, onVersion(s.Revoke)),
+		act(version+"destroy", authz.ActionDestroy, destroy),
+		act(version+"restore", authz.ActionRestore, onVersion(s.Restore)),
+		deleting(change(http.MethodDelete, "keys/{key}", authz.ActionDeleteKey, http.StatusOK, reading(deleteKey))),
+		act("keys/{key}/restore", authz.ActionRestore, named("key", s.RestoreKey)),
+		get("/v1/admin/keys/{key}/usage", authz.ActionReadUsage, getUsage),
+
 		get("/v1/admin/rotations", authz.ActionListRotations, listRotations, "key", "before", "limit"),
 		get("/v1/admin/rotations/{id}", authz.ActionListRotations, getRotation),
+		act("rotations/{id}/activate", authz.ActionActivate, named("id", s.ActivateRotation)),
+		act("rotations/{id}/abort", authz.ActionAbort, named("id", s.AbortRotation)),
+
+		get("/v1/admin/agents", authz.ActionListAgents, listAgents, "after", "limit"),
+		get("/v1/admin/agents/{id}", authz.ActionListAgents, getAgent),
+		act("agents/{id}/block", authz.ActionBlockAgent, named("id", s.BlockAgent)),
+		act("agents/{id}/unblock", authz.ActionBlockAgent, named("id", s.UnblockAgent)),
+
+		get("/v1/admin/approvals", authz.ActionListApprovals, listApprovals, "state", "before", "limit"),
+		get("/v1/admin/approvals/{id}", authz.ActionListApprovals, getApproval),
+		act("approvals/{id}/approve", authz.ActionApprove, named("id", s.Approve)),
+		act("approvals/{id}/reject", authz.ActionApprove, named("id", s.Reject)),
+
+		change(http.MethodPost, "triggers/{name}", authz.ActionTrigger, http.StatusAccepted, named("name", s.Trigger)),
+		act("reconcile", authz.ActionReconcile, changing(
+			func(c *call, in api.ReconcileRequest) (api.ReconcileReport, error) {
+				return s.Reconcile(c.ctx, c.req, in)
+			}, nil)),
+		get("/v1/admin/webhooks", authz.ActionListWebhooks, listWebhooks),
+		act("webhooks/{name}/retry", authz.ActionRetryWebhook, retryWebhook),
 	}
 }
 
@@ -122,11 +163,23 @@ func jwks(c *call) error {
 	if next := c.h.service.UntilSwitch(c.vars["key"]); next > 0 {
 		age = min(age, next)
 	}
-	scope := "private"
+	return c.conditional(typeJWKS, fmt.Sprintf("%s, max-age=%d", c.scope(), int(math.Floor(age.Seconds()))), &set)
+}
+
+// scope says who may keep an answer.
+func (c *call) scope() string {
 	if c.anonymous() {
-		scope = "public"
+		return "public"
 	}
-	return c.conditional(typeJWKS, fmt.Sprintf("%s, max-age=%d", scope, int(math.Floor(age.Seconds()))), &set)
+	return "private"
+}
+
+func status(c *call) error {
+	set, err := c.h.service.Status(c.ctx, c.req, c.vars["key"])
+	if err != nil {
+		return err
+	}
+	return c.conditional(typeJSON, c.scope()+", no-cache", &set) // a revocation is told at once
 }
 
 func whoami(c *call) error {
@@ -141,7 +194,7 @@ func openAPI(c *call) error {
 }
 
 func listRotations(c *call) error {
-	before, limit, err := c.page("before", isRotationID)
+	before, limit, err := c.page("before", isID)
 	if err != nil {
 		return err
 	}

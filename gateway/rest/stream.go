@@ -2,160 +2,161 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
+	"keyhole/gateway"
 	"keyhole/gateway/api"
+	"keyhole/keys"
 )
 
 // typeEvents is the media type of server-sent events (HTML, 9.2).
 const typeEvents = "text/event-stream"
 
-// retryHint is how long a reader waits before it comes again, in
-// milliseconds.
-const retryHint = 2000
+// hint is how long a reader waits before it comes again, in milliseconds.
+const hint = "retry: 2000\n\n"
 
-// stream is an answer that does not end by itself: server-sent events. It is
-// for one goroutine.
-type stream struct {
-	c       *call
-	control *http.ResponseController
-	patient time.Duration // how long a reader may take for what is sent to it
-}
+// lastWord ends a stream when the gateway drains.
+const lastWord = "the gateway is shutting down; come again"
 
-// begin sends the headers. From here on there is no problem document any
-// more: what is wrong is said in a comment.
-func (c *call) begin() (*stream, error) {
-	s := &stream{c: c, control: http.NewResponseController(c.w), patient: c.h.cfg.StreamWrite}
-	// The server's limits are made for answers that end. What is sent has its
-	// own time below, and nothing more is read.
-	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
-		return nil, err
-	}
-	if err := s.control.SetWriteDeadline(time.Now().Add(s.patient)); err != nil {
-		return nil, err
-	}
-	header := c.w.Header()
-	header["Content-Type"] = []string{typeEvents}
-	header["Cache-Control"] = noStore
-	header["X-Accel-Buffering"] = []string{"no"} // nginx would keep events until it has many
-	c.status = http.StatusOK
-	c.w.WriteHeader(http.StatusOK)
-	return s, nil
-}
+// errReader means that nothing can be sent any more: the reader is gone, or
+// takes nothing.
+var errReader = errors.New("the reader takes nothing")
 
-// send sends text and waits until it has left. An error means that the
-// reader is gone or does not read; nothing can be sent any more.
-func (s *stream) send(text []byte) error {
-	if err := s.control.SetWriteDeadline(time.Now().Add(s.patient)); err != nil {
-		return err
-	}
-	n, err := s.c.w.Write(text)
-	s.c.size += n
+// errHead ends a stream that was asked for by HEAD where its events would
+// begin.
+var errHead = errors.New("no body was asked for")
+
+// follow is the event stream. Until it stands, what is wrong is a problem
+// document, and the request has the time and the places of any other; from
+// then on it has its own.
+func follow(c *call) error {
+	query := c.r.URL.Query()
+	names, err := followed(query["key"])
 	if err != nil {
-		return err
+		return c.refuse(err)
 	}
-	return s.control.Flush()
-}
+	q := gateway.EventQuery{Keys: names, Idle: c.h.cfg.Heartbeat}
+	if q.After, q.Resume, err = resumed(c.r.Header["Last-Event-Id"], query["after"]); err != nil {
+		return c.refuse(err)
+	}
+	select {
+	case <-c.h.cfg.Draining:
+		return c.refuse(keys.Errorf(keys.ErrOverloaded, "%s", lastWord))
+	default:
+	}
+	if !c.h.streams.take(c.req.Caller.ID) {
+		return c.refuse(keys.Errorf(keys.ErrOverloaded, "the gateway is at its limit of %d event streams at one time, or this caller at its half of them", c.h.cfg.MaxStreams))
+	}
+	defer c.h.streams.give(c.req.Caller.ID)
 
-// comment sends a line that readers skip. text is one line.
-func (s *stream) comment(text string) error { return s.send([]byte(": " + text + "\n\n")) }
-
-// events sends events, each as soon as it is written.
-func (s *stream) events(all []api.Event) error {
-	b := newBuffer()
-	defer freeBuffer(b)
-	for i := range all {
-		b.Reset()
-		b.WriteString("id: ")
-		b.WriteString(strconv.FormatUint(all[i].ID, 10))
-		b.WriteString("\nevent: ")
-		b.WriteString(all[i].Type)
-		b.WriteString("\ndata: ")
-		// JSON has no line breaks but escaped ones.
-		if err := json.MarshalWrite(b, &all[i], written); err != nil {
-			return err
+	ctx, cancel := context.WithCancel(c.r.Context())
+	defer cancel()
+	late := time.AfterFunc(time.Until(c.start.Add(c.h.cfg.Timeout)), cancel)
+	defer late.Stop()
+	s := &stream{c: c, control: http.NewResponseController(c.w)}
+	defer s.end()
+	err = c.h.service.Events(ctx, c.req, q, s.event, func() error {
+		if s.begun {
+			return s.send(":\n\n")
 		}
-		b.WriteString("\n\n")
-		if err := s.send(b.Bytes()); err != nil {
-			return err
+		if !late.Stop() {
+			return context.DeadlineExceeded
 		}
+		return s.begin()
+	})
+	switch {
+	case !s.begun:
+		return err
+	case err == nil:
+		_ = s.comment(lastWord)
+	case ctx.Err() != nil, errors.Is(err, errReader), errors.Is(err, errHead):
+	default:
+		p := api.ProblemOf(err)
+		_ = s.comment(p.Title + ": " + p.Detail)
 	}
 	return nil
 }
 
-// feed is where events come from: it waits for some, and returns the
-// context's error when that ends.
-type feed func(context.Context) ([]api.Event, error)
+// stream is an answer of server-sent events.
+type stream struct {
+	c       *call
+	control *http.ResponseController
+	begun   bool
+	outside bool // it has left the requests in flight
+}
 
-// follow sends what next returns, until something ends it: the reader leaves
-// or does not read, the credentials expire, the gateway drains, or next
-// fails.
-func (s *stream) follow(next feed) {
-	c := s.c
-	ctx, cancel := context.WithCancel(c.r.Context())
-	batches, failed := make(chan []api.Event), make(chan error, 1)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			batch, err := next(ctx)
-			if err != nil {
-				failed <- err
-				return
-			}
-			select {
-			case batches <- batch:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	defer func() { cancel(); <-done }()
-
-	beat := time.NewTicker(c.h.cfg.Heartbeat)
-	defer beat.Stop()
-	expires := c.req.Caller.ExpiresAt
-	var expired <-chan time.Time
-	if !expires.IsZero() {
-		timer := time.NewTimer(time.Until(expires))
-		defer timer.Stop()
-		expired = timer.C
+// begin sends the headers and leaves the places of requests.
+func (s *stream) begin() error {
+	// The limits of the server are made for answers that end. What is sent has
+	// its own time, and nothing more is read.
+	if err := errors.Join(s.control.SetReadDeadline(time.Time{}), s.patience()); err != nil {
+		return err
 	}
-	err := s.send([]byte("retry: " + strconv.Itoa(retryHint) + "\n\n"))
-	for err == nil {
-		select {
-		case batch := <-batches:
-			err = s.events(batch)
-		case <-beat.C:
-			if !expires.IsZero() && !time.Now().Before(expires) { // the wall clock was set
-				_ = s.comment(endExpired)
-				return
-			}
-			err = s.comment("")
-		case <-expired:
-			_ = s.comment(endExpired)
-			return
-		case <-c.h.cfg.Draining:
-			_ = s.comment(endDraining)
-			return
-		case err := <-failed:
-			if ctx.Err() == nil {
-				_ = s.comment(api.ProblemOf(err).Title)
-				c.h.cfg.Log.WarnContext(ctx, "event stream ended", "request_id", c.id, "principal", c.req.Caller.ID, "err", err)
-			}
-			return
-		case <-ctx.Done():
-			return
-		}
+	c := s.c
+	header := c.w.Header()
+	header["Content-Type"] = []string{typeEvents}
+	header["X-Accel-Buffering"] = []string{"no"} // nginx would keep events until it has many
+	s.begun, c.status = true, http.StatusOK
+	c.w.WriteHeader(http.StatusOK)
+	if c.r.Method == http.MethodHead {
+		return errHead
+	}
+	c.release()
+	c.h.inFlight.Add(-1)
+	s.outside = true
+	return s.send(hint)
+}
+
+func (s *stream) end() {
+	if s.outside {
+		s.c.h.inFlight.Add(1) // ServeHTTP takes it away again
 	}
 }
 
-// Last words of a stream.
-const (
-	endExpired  = "the credentials have expired; come again with new ones"
-	endDraining = "the gateway is shutting down; come again"
-)
+// patience is how long the reader may take for what is sent next.
+func (s *stream) patience() error {
+	return s.control.SetWriteDeadline(time.Now().Add(s.c.h.cfg.StreamWrite))
+}
+
+// send sends text and waits until it has left, or returns errReader.
+func (s *stream) send(text string) error { return s.write([]byte(text)) }
+
+func (s *stream) write(text []byte) error {
+	if s.patience() != nil {
+		return errReader
+	}
+	n, err := s.c.w.Write(text)
+	s.c.size += n
+	if err != nil || s.control.Flush() != nil {
+		return errReader
+	}
+	return nil
+}
+
+// comment sends what readers skip and people read.
+func (s *stream) comment(text string) error {
+	return s.send(": " + strings.Map(func(r rune) rune {
+		if r < ' ' {
+			return ' '
+		}
+		return r
+	}, text) + "\n\n")
+}
+
+// event sends one event. JSON has line breaks in escaped form only.
+func (s *stream) event(e api.Event) error {
+	b := newBuffer()
+	defer freeBuffer(b)
+	b.WriteString("id: " + strconv.FormatUint(e.ID, 10) + "\nevent: " + e.Type + "\ndata: ")
+	if err := json.MarshalWrite(b, &e, written); err != nil {
+		return errors.Join(keys.ErrInternal, err)
+	}
+	b.WriteString("\n\n")
+	return s.write(b.Bytes())
+}
