@@ -47,7 +47,12 @@ func (c *Client) Events(ctx context.Context, o EventOptions) iter.Seq2[api.Event
 			if errors.Is(err, errEnough) {
 				return
 			}
-			if err = s.pause(ctx, err); err != nil {
+			if passing(err) {
+				err = s.pause(ctx, err)
+			} else {
+				err = fmt.Errorf("GET /v1/events: %w", err)
+			}
+			if err != nil {
 				yield(api.Event{}, err)
 				return
 			}
@@ -194,12 +199,9 @@ func (s *stream) ended(outer, ctx context.Context, err error) error {
 	return s.c.connError(outer, outer, err)
 }
 
-// pause waits until the stream may be opened again after err. It returns an
-// error if it never may: err, or ctx's.
+// pause waits until the stream may be opened again after err. The error is
+// ctx's.
 func (s *stream) pause(ctx context.Context, err error) error {
-	if !passing(err) {
-		return fmt.Errorf("GET /v1/events: %w", err)
-	}
 	d := backOff(s.tries)
 	s.tries++
 	var refused *Error
