@@ -2,15 +2,18 @@ package server
 
 import (
 	"log/slog"
+	"time"
 
 	"keyhole/authz"
 	"keyhole/cmd/keyholed/internal/config"
-	"keyhole/cmd/keyholed/internal/metrics"
+	"keyhole/gateway"
 	"keyhole/hsm"
+	"keyhole/keys"
+	"keyhole/webhook"
 )
 
-func hsmConfig(c *config.Config, log *slog.Logger, m *metrics.Set) hsm.Config {
-	h := hsm.Config{Log: log, Observe: m.HSMCall}
+func hsmConfig(c *config.Config, log *slog.Logger, observe func(function, token, result string, d time.Duration)) hsm.Config {
+	h := hsm.Config{Log: log, Observe: observe}
 	for i := range c.Tokens {
 		t := &c.Tokens[i]
 		h.Tokens = append(h.Tokens, hsm.TokenConfig{
@@ -36,4 +39,40 @@ func accessLog(c *config.Config, log *slog.Logger) *slog.Logger {
 		return log
 	}
 	return nil
+}
+
+func triggers(c *config.Config) map[string]gateway.Trigger {
+	all := make(map[string]gateway.Trigger, len(c.Triggers))
+	for _, t := range c.Triggers {
+		all[t.Name] = gateway.Trigger{Keys: t.Keys, Reason: keys.Reason(t.Reason)}
+	}
+	return all
+}
+
+func webhooks(c *config.Config) []webhook.Hook {
+	var all []webhook.Hook
+	for _, w := range c.Webhooks {
+		h := webhook.Hook{
+			Name: w.Name, URL: w.URL, Keys: w.Keys, SigningKey: w.SigningKey, CAFile: w.CAFile, Timeout: w.Timeout, GiveUpAfter: w.GiveUpAfter,
+		}
+		for _, t := range w.Events {
+			h.Events = append(h.Events, keys.NoticeType(t))
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
+// warn says at each start which safeguards the configuration takes away.
+func warn(c *config.Config, log *slog.Logger) {
+	def := keys.DefaultLimits()
+	if c.Development {
+		log.Warn("this is a DEVELOPMENT gateway (development: true): do not use its keys for anything that matters")
+	}
+	if d := c.Rotation.MinDestroyDelay; d < def.MinDestroyDelay {
+		log.Warn("versions may be destroyed so soon that a mistake cannot be undone (rotation.min_destroy_delay)", "min_destroy_delay", d)
+	}
+	if len(c.Rotation.TwoPeople) == 0 && !c.Development {
+		log.Warn("one person alone may have keys destroyed (rotation.two_people is empty)")
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"keyhole/audit"
 	"keyhole/cmd/keyholed/internal/exit"
 	"keyhole/hsm"
+	"keyhole/keys"
 )
 
 // hsmError gives an error of the HSM layer its exit status and what to do.
@@ -31,6 +32,17 @@ func auditError(err error) error {
 		return exit.With(exit.Audit, "another keyholed runs on this audit directory; each gateway needs its own", err)
 	}
 	return exit.With(exit.Audit, "without its audit log the gateway does nothing: see that the disk has room and the directory is writable", err)
+}
+
+// engineError gives an error of the engine the status of the part that failed.
+func engineError(err error) error {
+	switch {
+	case errors.Is(err, keys.ErrAudit):
+		return auditError(err)
+	case errors.Is(err, keys.ErrStore), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrTampered):
+		return storeError(err)
+	}
+	return hsmError(err)
 }
 
 func storeError(err error) error { return exit.With(exit.Store, "", err) }

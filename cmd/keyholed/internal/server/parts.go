@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -9,7 +11,9 @@ import (
 	"keyhole/cmd/keyholed/internal/metrics"
 	"keyhole/gateway/rest"
 	"keyhole/hsm"
+	"keyhole/keys"
 	"keyhole/store"
+	"keyhole/webhook"
 )
 
 // parts is what readiness looks at.
@@ -18,6 +22,7 @@ type parts struct {
 	store    store.Store
 	audit    *audit.Log
 	cache    *store.Cache
+	hooks    *webhook.Dispatcher
 	stopping atomic.Bool
 }
 
@@ -34,10 +39,23 @@ func (p *parts) ready(ctx context.Context) []rest.Check {
 	defer cancel()
 	_, stale := p.cache.Snapshot()
 	all = append(all, check("store", p.store.Ping(ctx)), check("audit", p.audit.Health()), check("snapshot", stale))
+	if damaged := p.cache.Damaged(); len(damaged) > 0 { // the other keys serve on
+		all = append(all, rest.Check{Name: "keys", OK: true, Detail: damagedText(damaged)})
+	}
 	if p.stopping.Load() {
 		all = append(all, rest.Check{Name: "gateway", Detail: "stopping"})
 	}
 	return all
+}
+
+// damagedText names the first few.
+func damagedText(names []string) string {
+	const most = 20
+	text, more := names, ""
+	if len(names) > most {
+		text, more = names[:most], fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return "altered in the database and out of use until `keyholed adopt`: " + strings.Join(text, ", ") + more
 }
 
 func check(name string, err error) rest.Check {
@@ -52,6 +70,21 @@ func (p *parts) tokens() []metrics.TokenStats {
 	var all []metrics.TokenStats
 	for _, h := range p.token.Health() {
 		all = append(all, metrics.TokenStats{Name: h.Name, Ready: h.Ready, InUse: h.SessionsInUse, Limit: h.SessionsMax, Stuck: h.Stuck})
+	}
+	return all
+}
+
+// rotations returns those that are under way, for a scrape.
+func (p *parts) rotations() ([]*keys.Rotation, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
+	defer cancel()
+	return p.store.Rotations(ctx, store.RotationFilter{OpenOnly: true})
+}
+
+func (p *parts) webhooks() []metrics.WebhookStats {
+	var all []metrics.WebhookStats
+	for _, w := range p.hooks.Stats() {
+		all = append(all, metrics.WebhookStats(w))
 	}
 	return all
 }

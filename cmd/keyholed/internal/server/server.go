@@ -9,7 +9,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -26,9 +25,8 @@ import (
 	"keyhole/cmd/keyholed/internal/tlsfiles"
 	"keyhole/gateway"
 	"keyhole/gateway/rest"
-	"keyhole/hsm"
-	"keyhole/rotation"
-	"keyhole/store"
+	"keyhole/usage"
+	"keyhole/webhook"
 )
 
 // Options are what is not configuration.
@@ -69,9 +67,9 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		}
 	}
 
-	auditLog, err := audit.Open(audit.Config{Dir: c.Audit.Dir, Node: c.Node, Log: o.Log, Observe: m.AuditCommit})
+	auditLog, err := OpenAudit(c, o.Log, m.AuditCommit)
 	if err != nil {
-		return auditError(err)
+		return err
 	}
 	defer func() { err = errors.Join(err, auditError(auditLog.Close())) }()
 	if err := record(ctx, auditLog, "start", map[string]string{"version": o.Version, "revision": o.Revision}); err != nil {
@@ -82,48 +80,51 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 			o.Log.Error("the stop was not recorded", "err", rerr)
 		}
 	}()
+	warn(c, o.Log)
 
-	lock, err := lockStore(c.Store.SQLite)
+	core, err := OpenCore(ctx, c, CoreOptions{Log: o.Log, Observe: m.HSMCall})
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
-	if err := setModuleEnv(c); err != nil {
-		return err
-	}
-	token, err := hsm.Open(ctx, hsmConfig(c, o.Log, m))
-	if err != nil {
-		return hsmError(err)
-	}
-	defer func() { err = errors.Join(err, hsmError(token.Close())) }()
-
-	seal, err := token.StoreKey(ctx, true)
-	if err != nil {
-		return hsmError(err)
-	}
-	db, err := store.OpenSQLite(ctx, c.Store.SQLite, seal)
-	if err != nil {
+	defer func() { err = errors.Join(err, core.Close()) }()
+	db, cache, token := core.Store, core.Cache, core.Token
+	meter := usage.New(usage.Config{Store: m.UsageStore(db), Node: c.Node, Log: o.Log})
+	if err := meter.Load(ctx); err != nil {
 		return storeError(err)
 	}
-	defer func() { err = errors.Join(err, storeError(db.Close())) }()
-	cache := store.NewCache(db, store.CacheConfig{MaxStaleness: c.Store.MaxStaleness, Poll: c.Store.Poll, Log: o.Log})
-	if err := cache.Refresh(ctx); err != nil {
-		return storeError(err)
-	}
-
-	engine := rotation.New(rotation.Config{
-		Store: db, Token: token, Audit: auditLog, Keys: cache.Keys, Refresh: cache.Refresh, Log: o.Log,
+	hooks, err := webhook.New(webhook.Config{
+		Hooks: webhooks(c), Store: db, Changed: cache.Changed, Observe: m.Webhook, Log: o.Log,
+		Signer: webhook.Signer{Crypto: token, Snapshots: cache, Audit: auditLog, Usage: meter},
 	})
+	if err != nil {
+		return exit.With(exit.Config, "", err)
+	}
+	if err := hooks.Load(ctx); err != nil {
+		return storeError(err)
+	}
+
+	engine := NewEngine(c, core, auditLog, meter, o.Log)
+	if err := engine.ReconcileAtStart(ctx); err != nil { // before anything uses a version that may be compromised
+		return engineError(err)
+	}
 	if err := engine.Recover(ctx); err != nil {
 		return storeError(err)
 	}
 
+	draining := make(chan struct{})
 	service := gateway.New(gateway.Config{
-		Crypto: token, Snapshots: cache, Audit: auditLog, Policy: files.Policies, Lifecycle: engine, Attempts: db,
-		Authenticator: m.Authenticator(files.Authenticator), Limits: authz.NewLimiter(limits(c)),
+		Crypto: token, Snapshots: cache, Audit: auditLog, Policy: files.Policies, Lifecycle: engine, Usage: meter, Store: db,
+		Authenticator: m.Authenticator(files.Authenticator), Limits: authz.NewLimiter(limits(c)), Webhooks: hooks, Triggers: triggers(c),
+		TwoPeople: c.Rotation.TwoPeople, ApprovalLife: c.Rotation.ApprovalLife, Draining: draining, Log: o.Log,
 	})
-	state := &parts{token: token, store: db, audit: auditLog, cache: cache}
-	m.Watch(metrics.State{Tokens: state.tokens, Keys: cache.Keys, SnapshotAge: cache.Age})
+	if err := service.ResumeApprovals(ctx); err != nil { // what was approved and not done
+		return engineError(err)
+	}
+	state := &parts{token: token, store: db, audit: auditLog, cache: cache, hooks: hooks}
+	m.Watch(metrics.State{
+		Tokens: state.tokens, Keys: cache.Keys, SnapshotAge: cache.Age, Damaged: cache.Damaged, Due: engine.Due,
+		Rotations: state.rotations, Webhooks: state.webhooks,
+	})
 	m.CertificateExpiry(files.TLS.Certificate().NotAfter)
 	reloader := reload.New(reload.Config{
 		Parts: files.Parts(c), Interval: c.ReloadInterval, Now: o.Reload, Audit: auditLog, Log: o.Log,
@@ -140,9 +141,10 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	api := rest.New(rest.Config{
 		Service: service, MaxBody: int64(c.Request.MaxBody), MaxBatchBody: int64(c.Request.MaxBatchBody),
 		MaxInFlight: c.Request.MaxInFlight, Timeout: c.Request.Timeout, Log: o.Log, Access: accessLog(c, o.Log), Observe: m.Request,
+		Draining: draining,
 	})
 	ops := rest.NewOps(rest.OpsConfig{Ready: state.ready, Metrics: m.Handler()})
-	ls.handle(files.TLS, files.TLS.Handler(api), ops, o.Log)
+	ls.handle(files.TLS, files.TLS.Handler(m.Streams(api)), ops, o.Log)
 
 	// The loops outlive the requests: they end when the listeners have.
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
@@ -154,7 +156,14 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	loops.Go(func() error { return engine.Run(loopCtx) })
 	loops.Go(func() error { return files.Authenticator.Run(loopCtx) })
 	loops.Go(func() error { return reloader.Run(loopCtx) })
-	loops.Go(func() error { return expireAttempts(loopCtx, service, o.Log) })
+	loops.Go(func() error { return hooks.Run(loopCtx) })
+	loops.Go(func() error { return forever(loopCtx, o.Log, "Idempotency-Keys", service.ExpireAttempts) })
+	loops.Go(func() error {
+		return forever(loopCtx, o.Log, "events", func(ctx context.Context) (int, error) {
+			return db.ExpireEvents(ctx, time.Now().Add(-c.Events.Keep))
+		})
+	})
+	stopMeter := background(ctx, meter.Run)
 
 	served := ls.serve(o.Log)
 	err = ls.announce(o)
@@ -168,10 +177,14 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		}
 	}
 	state.stopping.Store(true)
+	close(draining)
 	ls.shutdown(c.ShutdownGrace, o.Log)
 	stopLoops()
 	if lerr := loops.Wait(); lerr != nil && !errors.Is(lerr, context.Canceled) {
 		err = errors.Join(err, lerr)
+	}
+	if merr := stopMeter(); merr != nil { // the last to count has ended
+		o.Log.Warn("usage that was reserved and not needed stays counted", "err", merr)
 	}
 	o.Log.Info("stopped serving; closing")
 	return err
@@ -187,27 +200,14 @@ func record(ctx context.Context, log *audit.Log, action string, details map[stri
 	return err
 }
 
-// expireAttempts forgets old Idempotency-Keys, until ctx ends.
-func expireAttempts(ctx context.Context, s *gateway.Service, log *slog.Logger) error {
-	t := time.NewTicker(time.Hour)
-	defer t.Stop()
-	for {
-		if _, err := s.ExpireAttempts(ctx); err != nil && ctx.Err() == nil {
-			log.WarnContext(ctx, "old Idempotency-Keys were not removed", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
+// background runs a loop that goes on after ctx has ended, until stop, which
+// returns its error.
+func background(ctx context.Context, run func(ctx context.Context) error) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	return func() error {
+		cancel()
+		return <-done
 	}
-}
-
-func setModuleEnv(c *config.Config) error {
-	for name, value := range c.ModuleEnv {
-		if err := os.Setenv(name, value); err != nil { // reaches the module: the C library's environment is set too
-			return exit.With(exit.Config, "", fmt.Errorf("setting %s for the PKCS#11 modules: %w", name, err))
-		}
-	}
-	return nil
 }
