@@ -39,10 +39,11 @@ func checkSchedule(p keys.Policy, l keys.Limits) error {
 	if len(p.Schedule) > maxSchedule {
 		return keys.Errorf(keys.ErrInvalid, "policy.schedule has %d bytes; %d at most", len(p.Schedule), maxSchedule)
 	}
-	if n := len(strings.Fields(p.Schedule)); n != 5 {
+	fields := strings.Fields(p.Schedule)
+	if n := len(fields); n != 5 {
 		return keys.Errorf(keys.ErrInvalid, "policy.schedule has %d fields; it is a cron expression of five (minute hour day month weekday, in UTC), such as \"0 3 * * 1\"", n)
 	}
-	if !gronx.IsValid(p.Schedule) {
+	if !readable(fields) {
 		return keys.Errorf(keys.ErrInvalid, "policy.schedule is no cron expression; it has five fields (minute hour day month weekday, in UTC), such as \"0 3 * * 1\"")
 	}
 	at := nextTick(p.Schedule, sampleStart)
@@ -69,6 +70,22 @@ func checkSchedule(p keys.Policy, l keys.Limits) error {
 			shortest, p.Announce, lead)
 	}
 	return nil
+}
+
+// readable reports whether gronx can read every part of every field. It is
+// asked for each part by itself: of a list it reads no further than the first
+// part that is true at the moment.
+func readable(fields []string) bool {
+	for i, field := range fields {
+		for part := range strings.SplitSeq(field, ",") {
+			one := []string{"*", "*", "*", "*", "*"}
+			one[i] = part
+			if !gronx.IsValid(strings.Join(one, " ")) {
+				return false
+			}
+		}
+	}
+	return gronx.IsValid(strings.Join(fields, " "))
 }
 
 // maxGap is more than any two ticks of a schedule are apart.

@@ -1,0 +1,4 @@
+package rotation
+
+// NextTick is nextTick, for tests.
+var NextTick = nextTick
