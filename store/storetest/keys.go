@@ -15,11 +15,16 @@ func testRoundTrip(t *testing.T, open func() store.Store) {
 	full := &keys.Key{
 		Name: "payments", Purpose: keys.PurposeEncrypt, Algorithm: keys.RSAOAEP256, Bits: 4096,
 		Description: "für Zahlungen; 'quoted' \"twice\"\n\x00 $1 ? --", Tags: map[string]string{"team": "pay", "": "empty", "ü": "'; DROP TABLE keys; --"},
-		Token: "main", Policy: keys.Policy{Period: 720 * time.Hour}, Epoch: 1, CreatedAt: at(1),
+		Token: "main", Epoch: 1, CreatedAt: at(1), DeleteAt: at(11),
+		Policy: keys.Policy{
+			Period: 720 * time.Hour, Schedule: "0 3 * * 1", MaxOperations: 1<<64 - 1, MaxBytes: 1 << 60, Announce: time.Hour + 1, Overlap: 24 * time.Hour,
+			AfterOverlap: keys.OverlapDestroy, DestroyDelay: 48 * time.Hour,
+			Acks: keys.Acks{Require: keys.AckQuorum, Quorum: 66, Timeout: time.Minute, OnTimeout: keys.TimeoutActivate, AbsentAfter: time.Hour},
+		},
 		Versions: []*keys.Version{
 			{
-				Number: 1, ObjectID: keys.NewObjectID(), Algorithm: keys.A256GCM, Bits: 256, Check: []byte{0, 1, 2}, AlwaysSensitive: true,
-				ReservedAt: at(2), CreatedAt: at(3), AnnouncedAt: at(4), ActivateAt: at(5), SuspendedAt: at(6), RevokedAt: at(7),
+				Number: 1, ObjectID: keys.NewObjectID(), Algorithm: keys.A256GCM, Bits: 256, Label: "old \x00 'tool'", Check: []byte{0, 1, 2}, AlwaysSensitive: true,
+				ReservedAt: at(2), CreatedAt: at(3), AnnouncedAt: at(4), ActivateAt: at(5), ActivatedAt: at(12), SuspendedAt: at(6), RevokedAt: at(7),
 				ArchivedAt: at(8), DestroyAt: at(9), DestroyedAt: at(10), RevokeReason: "leaked",
 			},
 			{
@@ -133,6 +138,8 @@ func testForGood(t *testing.T, open func() store.Store) {
 	k.Versions[2].DestroyAt = t0
 	k.Versions = append(k.Versions, Reserved(5))
 	k.Versions[4].DestroyedAt = t0 // an aborted rotation
+	k.Versions[3].ActivatedAt = k.Versions[3].ActivateAt
+	k.Versions[0].Label = "made elsewhere"
 	create(t, s, k)
 	for what, change := range map[string]func(k *keys.Key){
 		"another purpose":                     func(k *keys.Key) { k.Purpose, k.Algorithm = keys.PurposeEncrypt, keys.A256GCM },
@@ -162,13 +169,34 @@ func testForGood(t *testing.T, open func() store.Store) {
 		"not destroyed any more":              func(k *keys.Key) { k.Versions[2].DestroyedAt = time.Time{} },
 		"destroyed at another time":           func(k *keys.Key) { k.Versions[2].DestroyedAt = t0.Add(1000) },
 		"restored behind its destruction":     func(k *keys.Key) { k.Versions[2].DestroyAt = time.Time{} },
-		"generated behind its destruction":    func(k *keys.Key) { Generate(k.Versions[4], t0) },
+		"another label":                       func(k *keys.Key) { k.Versions[0].Label = "" },
+		"a switch is taken back":              func(k *keys.Key) { k.Versions[3].ActivatedAt = time.Time{} },
+		"a switch at another time":            func(k *keys.Key) { k.Versions[3].ActivatedAt = t0 },
+		"a switch that was planned later":     func(k *keys.Key) { k.Versions[3].ActivateAt = k.Versions[3].ActivateAt.Add(time.Hour) },
+		"a switch that was never planned":     func(k *keys.Key) { k.Versions[3].ActivateAt = time.Time{} },
+		"a switch to what is not generated": func(k *keys.Key) {
+			v := Reserved(6)
+			v.ActivateAt, v.ActivatedAt = t0, t0
+			k.Versions = append(k.Versions, v)
+		},
+		"a switch to what has no time":     func(k *keys.Key) { k.Versions[0].ActivateAt, k.Versions[0].ActivatedAt = time.Time{}, t0 },
+		"damaged":                          func(k *keys.Key) { k.Damaged = true },
+		"a description that is no text":    func(k *keys.Key) { k.Description = "\xff" },
+		"a tag that is no text":            func(k *keys.Key) { k.Tags = map[string]string{"a": "\xff"} },
+		"a tag's name that is no text":     func(k *keys.Key) { k.Tags = map[string]string{"\xff": "a"} },
+		"a schedule that is no text":       func(k *keys.Key) { k.Policy.Schedule = "\xff" },
+		"a reason that is no text":         func(k *keys.Key) { k.Versions[0].RevokeReason = "\xff" },
+		"generated behind its destruction": func(k *keys.Key) { Generate(k.Versions[4], t0) },
 	} {
 		unchanged(t, s, what, func() {
 			next := Step(stored(t, s, "payments"), change)
 			is(t, what, s.Commit(ctx, store.Change{Key: next, FromEpoch: next.Epoch - 1}), keys.ErrInternal)
 		})
 	}
+	// A switch may be recorded, planned and brought forward; a key's deletion
+	// ordered and called off.
+	commit(t, s, "payments", func(k *keys.Key) { k.Versions[0].ActivatedAt, k.DeleteAt = t0, t0.Add(time.Hour) })
+	commit(t, s, "payments", func(k *keys.Key) { k.DeleteAt = time.Time{} })
 	// A version may be compromised or destroyed once it is compromised.
 	commit(t, s, "payments", func(k *keys.Key) { k.Versions[1].DestroyAt = t0 })
 	commit(t, s, "payments", func(k *keys.Key) { k.Versions[1].DestroyedAt = t0 })

@@ -36,6 +36,13 @@ func testRotationRows(t *testing.T, open func() store.Store) {
 		"another initiator": func(r *keys.Rotation) { r.StartedBy = "jwt:corp:mallory" },
 		"another request":   func(r *keys.Rotation) { r.RequestID = "x" },
 		"another time":      func(r *keys.Rotation) { r.StartedAt = t0.Add(time.Hour) },
+		"another note":      func(r *keys.Rotation) { r.Note = "x" },
+		"another lead":      func(r *keys.Rotation) { r.Announce = time.Hour },
+		"other acks":        func(r *keys.Rotation) { r.Acks.Require = keys.AckAll },
+		"a coordinated one": func(r *keys.Rotation) { r.ActivateAt = t0.Add(time.Hour) },
+		"no phase":          func(r *keys.Rotation) { r.Phase = "x" },
+		"what is no text":   func(r *keys.Rotation) { r.Error = "\xff" },
+		"whom nobody knows": func(r *keys.Rotation) { r.Expected = []string{"\xff"} },
 	} {
 		unchanged(t, s, what, func() {
 			next := *r
@@ -75,6 +82,77 @@ func testRotationRows(t *testing.T, open func() store.Store) {
 	})
 	_, err := s.Rotation(ctx, strings.Repeat("x", 1000))
 	detailed(t, "a missing rotation", err, keys.ErrNotFound)
+}
+
+func testRotationRoundTrip(t *testing.T, open func() store.Store) {
+	ctx, s := start(t, open)
+	create(t, s, NewKey("payments", 1))
+	at := func(n int) time.Time { return t0.Add(time.Duration(n) * time.Microsecond) }
+	r := NewRotation(id(1), "payments", 2)
+	r.Note, r.Announce, r.ActivateAt = "a \x00 \"note\"", time.Hour+1, at(1)
+	r.Acks = keys.Acks{Require: keys.AckQuorum, Quorum: 51, Timeout: 2 * time.Hour, OnTimeout: keys.TimeoutActivate, AbsentAfter: time.Minute}
+	check := func() {
+		t.Helper()
+		must(t, s.Commit(ctx, store.Change{Rotation: r}))
+		got, err := s.Rotation(ctx, r.ID)
+		must(t, err)
+		same(t, r, got)
+	}
+	check()
+	r.Phase, r.AnnouncedAt, r.Expected = keys.PhaseAnnounced, at(2), []string{"jwt:corp:bob", "", "ü"}
+	check()
+	for _, other := range []time.Time{{}, at(3)} {
+		unchanged(t, s, "announced at another time", func() {
+			next := *r
+			next.AnnouncedAt = other
+			is(t, "announced at another time", s.Commit(ctx, store.Change{Rotation: &next}), keys.ErrInternal)
+		})
+	}
+	r.Expected = append(r.Expected, "late")
+	check()
+	r.Phase, r.SwitchAt, r.Skipped = keys.PhaseScheduled, at(4), []string{"late"}
+	check()
+	r.SwitchAt, r.ForcedBy = at(3), "jwt:corp:alice" // brought forward
+	check()
+	r.Phase, r.CompletedAt = keys.PhaseActivated, at(5)
+	check()
+	unchanged(t, s, "switched at another time", func() {
+		next := *r
+		next.SwitchAt = at(9)
+		is(t, "switched at another time", s.Commit(ctx, store.Change{Rotation: &next}), keys.ErrInternal)
+	})
+	r.Phase = keys.PhaseCompleted
+	check()
+	r2 := NewRotation(id(2), "payments", 3)
+	r2.Phase, r2.EndedBy, r2.Error = keys.PhaseAborted, "jwt:corp:alice", "no"
+	r = r2
+	check()
+}
+
+// testRotationPhases tries every way from phase to phase.
+func testRotationPhases(t *testing.T, open func() store.Store) {
+	ctx, s := start(t, open)
+	phases := []keys.Phase{keys.PhaseReserved, keys.PhaseAnnounced, keys.PhaseScheduled, keys.PhaseActivated, keys.PhaseCompleted, keys.PhaseAborted}
+	for i, from := range phases {
+		for j, to := range phases {
+			name := fmt.Sprintf("key-%d-%d", i, j)
+			r := NewRotation(id(10*i+j), name, 2)
+			r.Phase = from
+			must(t, s.Commit(ctx, store.Change{Key: NewKey(name, 1), Rotation: r}))
+			next := *r
+			next.Phase = to
+			switch err := s.Commit(ctx, store.Change{Rotation: &next}); {
+			case from.Leads(to):
+				must(t, err)
+			default:
+				detailed(t, fmt.Sprintf("from %s to %s", from, to), err, keys.ErrConflict)
+				next = *r
+			}
+			got, err := s.Rotation(ctx, r.ID)
+			must(t, err)
+			same(t, &next, got)
+		}
+	}
 }
 
 func testRotationRunning(t *testing.T, open func() store.Store) {
