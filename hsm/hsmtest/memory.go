@@ -45,6 +45,8 @@ type object struct {
 	key    material
 	public []byte
 	check  []byte
+
+	exposed bool // by Expose
 }
 
 // NewMemory returns an empty Memory.

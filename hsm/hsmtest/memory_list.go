@@ -41,6 +41,19 @@ func (m *Memory) Lose(token, label string, class keys.ObjectClass) {
 	}
 }
 
+// Expose makes a key one that can leave its token.
+func (m *Memory) Expose(token, label string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, o := range m.objects {
+		if o.token == token && o.label == label {
+			exposed := *o
+			exposed.exposed = true
+			m.objects[i] = &exposed
+		}
+	}
+}
+
 func (o *object) classes() []keys.ObjectClass {
 	if o.alg.Family().Asymmetric() {
 		return []keys.ObjectClass{keys.ClassPrivate, keys.ClassPublic}
@@ -83,10 +96,10 @@ func (m *Memory) List(ctx context.Context, token string) ([]keys.TokenObject, er
 
 // listed is one object of the key as a token lists it.
 func (o *object) listed(class keys.ObjectClass) keys.TokenObject {
-	secret := class != keys.ClassPublic
+	secret := class != keys.ClassPublic && !o.exposed
 	listed := keys.TokenObject{
 		Token: o.token, Class: class, Label: o.label, ID: bytes.Clone(o.id[:]), Bits: o.bits,
-		NeverExtractable: secret, Sensitive: secret, AlwaysSensitive: secret,
+		Extractable: o.exposed, NeverExtractable: secret, Sensitive: secret, AlwaysSensitive: secret,
 	}
 	for _, alg := range keys.Algorithms() {
 		bits, err := alg.KeyBits(o.bits)
@@ -95,7 +108,7 @@ func (o *object) listed(class keys.ObjectClass) keys.TokenObject {
 			listed.Algorithms = append(listed.Algorithms, alg)
 		}
 	}
-	if !secret || o.alg.Family() == keys.FamilyRSA {
+	if class == keys.ClassPublic || o.alg.Family() == keys.FamilyRSA {
 		listed.PublicKey = bytes.Clone(o.public)
 	}
 	return listed
@@ -122,7 +135,7 @@ func (m *Memory) Inspect(ctx context.Context, ref keys.Ref) (keys.Generated, err
 	if o.label != ref.Label || !fits || len(ref.PublicKey) > 0 && !bytes.Equal(ref.PublicKey, o.public) || len(ref.Check) > 0 && !bytes.Equal(ref.Check, o.check) {
 		return keys.Generated{}, keys.Errorf(keys.ErrInvalid, "the object with CKA_ID %s on the token %q is not %s", ref.ID, ref.Token, ref.Label)
 	}
-	return keys.Generated{PublicKey: bytes.Clone(o.public), Check: bytes.Clone(o.check), NeverExtractable: true, AlwaysSensitive: true}, nil
+	return keys.Generated{PublicKey: bytes.Clone(o.public), Check: bytes.Clone(o.check), NeverExtractable: !o.exposed, AlwaysSensitive: !o.exposed}, nil
 }
 
 // MarkRevoked implements Backend.
