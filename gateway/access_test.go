@@ -45,6 +45,14 @@ func dataOperations(w *world) []operation {
 		}},
 		{"read", func(w *world, r gateway.Request, k string) error { return of(w.Key(ctx, r, k)).err }},
 		{"jwks", func(w *world, r gateway.Request, k string) error { return of(w.JWKS(ctx, r, k)).err }},
+		{"jwks", func(w *world, r gateway.Request, k string) error { return of(w.Status(ctx, r, k)).err }},
+		{"subscribe", func(w *world, r gateway.Request, k string) error { return of(w.Subscribe(ctx, r, k)).err }},
+		{"subscribe", func(w *world, r gateway.Request, k string) error { return w.Unsubscribe(ctx, r, k) }},
+		{"subscribe", func(w *world, r gateway.Request, k string) error { return of(w.Acknowledge(ctx, r, k, 1)).err }},
+		{"read", func(w *world, r gateway.Request, k string) error {
+			gone := errors.New("the stream began")
+			return w.Events(ctx, r, gateway.EventQuery{Keys: []string{k}}, nil, func() error { return gone })
+		}},
 		{"sign", func(w *world, r gateway.Request, k string) error {
 			return of(w.SignBatch(ctx, r, k, []api.SignRequest{{Payload: []byte("x")}, {}})).err
 		}},
@@ -82,6 +90,19 @@ func adminOperations(w *world) []operation {
 		{"revoke", func(w *world, r gateway.Request, k string) error {
 			return of(w.Revoke(ctx, r, k, 1, api.VersionActRequest{})).err
 		}},
+		{"restore", func(w *world, r gateway.Request, k string) error {
+			return of(w.Restore(ctx, r, k, 1, api.VersionActRequest{})).err
+		}},
+		{"restore", func(w *world, r gateway.Request, k string) error {
+			return of(w.RestoreKey(ctx, r, k, api.VersionActRequest{})).err
+		}},
+		{"destroy", func(w *world, r gateway.Request, k string) error {
+			return of(w.Destroy(ctx, r, k, 1, api.DestroyRequest{})).err
+		}},
+		{"delete-key", func(w *world, r gateway.Request, k string) error {
+			return of(w.DeleteKey(ctx, r, k, api.DestroyRequest{})).err
+		}},
+		{"read-usage", func(w *world, r gateway.Request, k string) error { return of(w.Usage(ctx, r, k)).err }},
 		{"list-rotations", func(w *world, r gateway.Request, k string) error {
 			return of(w.Rotations(ctx, r, k, "", 0)).err
 		}},

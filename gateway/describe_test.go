@@ -155,7 +155,6 @@ func TestJWKSHoldsWhatMayBeVerified(t *testing.T) {
 		want   []string
 	}{
 		"suspended":         {func(v *keys.Version) { v.SuspendedAt = w.now() }, []string{"payments.v2"}},
-		"planned":           {func(v *keys.Version) { v.SuspendedAt, v.ActivateAt = time.Time{}, w.now().Add(time.Hour) }, []string{"payments.v2", "payments.v1"}},
 		"archived":          {func(v *keys.Version) { v.ArchivedAt = w.now() }, []string{"payments.v2"}},
 		"revoked":           {func(v *keys.Version) { v.ArchivedAt, v.RevokedAt = time.Time{}, w.now() }, []string{"payments.v2"}},
 		"destroy-scheduled": {func(v *keys.Version) { v.DestroyAt = w.now() }, []string{"payments.v2"}},
@@ -178,6 +177,18 @@ func TestJWKSHoldsWhatMayBeVerified(t *testing.T) {
 	}
 }
 
+// A version is published from its announcement on.
+func TestJWKSHoldsWhatIsAnnounced(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.key("payments", keys.ES256)
+	of(w.Rotate(t.Context(), admin, "payments", api.RotateRequest{ActivateAt: api.At(w.now().Add(time.Hour))})).ok(t)
+	set := of(w.JWKS(t.Context(), alice, "payments")).ok(t)
+	if len(set.Keys) != 2 || set.Keys[0].KeyID != "payments.v2" {
+		t.Errorf("%+v", set)
+	}
+}
+
 func TestUntilSwitch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -186,8 +197,7 @@ func TestUntilSwitch(t *testing.T) {
 	if d := w.UntilSwitch("") + w.UntilSwitch("payments") + w.UntilSwitch("none"); d != 0 {
 		t.Errorf("nothing is planned, but in %s", d)
 	}
-	w.rotate("payments")
-	w.change("payments", func(k *keys.Key) { k.Versions[1].ActivateAt = w.now().Add(time.Hour) })
+	of(w.Rotate(t.Context(), admin, "payments", api.RotateRequest{ActivateAt: api.At(w.now().Add(time.Hour))})).ok(t)
 	for name, within := range map[string]bool{"": true, "payments": true, "other": false} {
 		if d := w.UntilSwitch(name); within != (d > 59*time.Minute && d <= time.Hour) {
 			t.Errorf("%q: %s", name, d)

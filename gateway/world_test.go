@@ -48,7 +48,7 @@ const policies = `
 @id("admins") permit(principal in Group::"admins", action, resource);
 @id("agents") permit(
   principal in Group::"agents",
-  action in [Action::"sign", Action::"verify", Action::"encrypt", Action::"decrypt", Action::"rewrap", Action::"datakey", Action::"read", Action::"jwks", Action::"list-rotations"],
+  action in [Action::"sign", Action::"verify", Action::"encrypt", Action::"decrypt", Action::"rewrap", Action::"datakey", Action::"read", Action::"jwks", Action::"list-rotations", Action::"subscribe"],
   resource is Key
 ) when { resource.hasTag("team") && resource.getTag("team") == "pay" };
 @id("random") permit(principal in Group::"agents", action in [Action::"random", Action::"jwks"], resource is Gateway);
@@ -58,6 +58,9 @@ const policies = `
 @id("movers") permit(principal in Group::"movers", action in [Action::"read", Action::"update-key"], resource is Key)
   when { resource.hasTag("team") && resource.getTag("team") == "pay" };
 @id("everybody") permit(principal, action == Action::"verify", resource is Key) when { resource.hasTag("open") };
+@id("clerks") permit(principal in Group::"clerks", action == Action::"list-approvals", resource);
+@id("destroyers") permit(principal in Group::"destroyers", action in [Action::"read", Action::"destroy"], resource is Key);
+@id("siem") permit(principal in Group::"siem", action == Action::"trigger", resource == Trigger::"leak");
 @id("public") permit(principal, action == Action::"jwks", resource is Key) when { resource.hasTag("public") };
 `
 
@@ -119,6 +122,21 @@ func as(name string, groups ...string) gateway.Request {
 	}
 }
 
+// tick lets time pass, and the engine do what is due then.
+func (w *world) tick(d time.Duration) {
+	w.t.Helper()
+	w.offset.Add(int64(d))
+	if err := errors.Join(w.cache.Refresh(w.t.Context()), w.engine.Tick(w.t.Context()), w.cache.Refresh(w.t.Context())); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// also is a request under a second identity too.
+func also(r gateway.Request, certificate string) gateway.Request {
+	r.Caller.Method, r.Caller.Also = authz.MethodJWTMTLS, certificate
+	return r
+}
+
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 var (
@@ -126,6 +144,7 @@ var (
 	alice   = as("alice", "agents")
 	auditor = as("eve", "auditors")
 	nobody  = as("mallory")
+	second  = as("susan", "admins")
 )
 
 // key makes a key of alice's team.
