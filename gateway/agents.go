@@ -139,7 +139,11 @@ func (s *Service) blocking(ctx context.Context, req Request, id string, in api.B
 			if err := s.snapshots.Refresh(ctx); err != nil {
 				return nil, errors.Join(keys.Errorf(keys.ErrStore, "this is stored and not in force here yet: the store cannot be read; see what stands before trying again"), err)
 			}
-			return s.store.Agent(ctx, keys.AgentID(principal))
+			a, err := s.store.Agent(ctx, keys.AgentID(principal))
+			if errors.Is(err, keys.ErrNotFound) { // never seen, and blocked no longer
+				return &keys.Agent{Principal: principal}, nil
+			}
+			return a, err
 		})
 		if err != nil {
 			return api.Agent{}, err

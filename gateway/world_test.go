@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -59,6 +60,7 @@ const policies = `
   when { resource.hasTag("team") && resource.getTag("team") == "pay" };
 @id("everybody") permit(principal, action == Action::"verify", resource is Key) when { resource.hasTag("open") };
 @id("clerks") permit(principal in Group::"clerks", action == Action::"list-approvals", resource);
+@id("wardens") permit(principal in Group::"wardens", action == Action::"list-agents", resource);
 @id("destroyers") permit(principal in Group::"destroyers", action in [Action::"read", Action::"destroy"], resource is Key);
 @id("siem") permit(principal in Group::"siem", action == Action::"trigger", resource == Trigger::"leak");
 @id("public") permit(principal, action == Action::"jwks", resource is Key) when { resource.hasTag("public") };
@@ -128,6 +130,26 @@ func (w *world) tick(d time.Duration) {
 	w.offset.Add(int64(d))
 	if err := errors.Join(w.cache.Refresh(w.t.Context()), w.engine.Tick(w.t.Context()), w.cache.Refresh(w.t.Context())); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// flush writes what is counted and who was seen, as the end of a gateway does.
+func (w *world) flush() {
+	w.t.Helper()
+	ctx, stop := context.WithCancel(w.t.Context())
+	stop()
+	if err := w.usage.Run(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// see has principals seen now.
+func (w *world) see(principals ...string) {
+	w.t.Helper()
+	for _, p := range principals {
+		if err := w.store.SeeAgents(w.t.Context(), []store.Sighting{{Principal: p, At: w.now()}}); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 
