@@ -4,7 +4,7 @@ package api
 type CreateKeyRequest struct {
 	Name        string            `json:"name"`
 	Algorithm   string            `json:"algorithm"`
-	Bits        int               `json:"bits,omitempty"` // RSA: 2048, 3072 (default), 4096
+	Bits        int               `json:"bits,omitzero"` // RSA: 2048, 3072 (default), 4096
 	Description string            `json:"description,omitempty"`
 	Tags        map[string]string `json:"tags,omitempty"`
 	Token       string            `json:"token,omitempty"` // configured name; default the first one
@@ -17,7 +17,7 @@ type UpdateKeyRequest struct {
 	Description *string            `json:"description,omitempty"`
 	Tags        *map[string]string `json:"tags,omitempty"`
 	Policy      *Policy            `json:"policy,omitempty"`
-	Epoch       uint64             `json:"epoch,omitempty"`
+	Epoch       uint64             `json:"epoch,omitzero"`
 }
 
 // RotateRequest makes the next version. Algorithm and Bits, if set, change
@@ -28,7 +28,7 @@ type RotateRequest struct {
 	Reason     string    `json:"reason,omitempty"` // default manual
 	Note       string    `json:"note,omitempty"`   // free text, 200 bytes at most
 	Algorithm  string    `json:"algorithm,omitempty"`
-	Bits       int       `json:"bits,omitempty"`
+	Bits       int       `json:"bits,omitzero"`
 	ActivateAt Time      `json:"activate_at,omitzero"` // the switch is at this moment, not before and, if all acknowledged, not after
 	Announce   *Duration `json:"announce,omitempty"`
 }
@@ -42,7 +42,7 @@ type VersionActRequest struct {
 // speaks against it, and needs a reason.
 type DestroyRequest struct {
 	Reason string `json:"reason,omitempty"`
-	Force  bool   `json:"force,omitempty"`
+	Force  bool   `json:"force,omitzero"`
 }
 
 // ActResult is what became of an act that may need two people: the key after
@@ -82,7 +82,7 @@ type Rotation struct {
 // RotationAcks says who has acknowledged a version and who has not.
 type RotationAcks struct {
 	Require      string    `json:"require"`
-	Quorum       int       `json:"quorum,omitempty"`
+	Quorum       int       `json:"quorum,omitzero"`
 	Deadline     Time      `json:"deadline,omitzero"`
 	OnTimeout    string    `json:"on_timeout"`
 	Acknowledged []AgentAt `json:"acknowledged"`
@@ -186,8 +186,8 @@ type Approval struct {
 	ID          string `json:"id"`
 	Action      string `json:"action"` // destroy, delete-key
 	Key         string `json:"key"`
-	Version     uint32 `json:"version,omitempty"`
-	Force       bool   `json:"force,omitempty"`
+	Version     uint32 `json:"version,omitzero"`
+	Force       bool   `json:"force,omitzero"`
 	Reason      string `json:"reason,omitempty"`
 	State       string `json:"state"` // pending, approved, done, failed, rejected, expired
 	RequestedBy string `json:"requested_by"`
@@ -233,12 +233,12 @@ type TriggeredKey struct {
 
 // ReconcileRequest compares the token with the store. DryRun repairs nothing.
 type ReconcileRequest struct {
-	DryRun bool `json:"dry_run,omitempty"`
+	DryRun bool `json:"dry_run,omitzero"`
 }
 
 // ReconcileReport is what was found and done.
 type ReconcileReport struct {
-	DryRun   bool      `json:"dry_run,omitempty"`
+	DryRun   bool      `json:"dry_run,omitzero"`
 	Objects  int       `json:"objects"`  // on the tokens, of Keyhole
 	Versions int       `json:"versions"` // in the store
 	Findings []Finding `json:"findings"`

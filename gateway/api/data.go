@@ -35,7 +35,7 @@ type VerifyRequest struct {
 	Hash      string `json:"hash,omitempty"`
 	Signature []byte `json:"signature,omitzero"`
 	Format    string `json:"format,omitempty"` // of Signature: raw (default) or der
-	Version   uint32 `json:"version,omitempty"`
+	Version   uint32 `json:"version,omitzero"`
 	JWS       string `json:"jws,omitempty"`
 }
 
@@ -108,7 +108,7 @@ type RewrapResponse struct {
 
 // DataKeyRequest asks for a fresh data key made by the HSM.
 type DataKeyRequest struct {
-	Bits      int    `json:"bits,omitempty"`      // 128 or 256 (default)
+	Bits      int    `json:"bits,omitzero"`      // 128 or 256 (default)
 	Plaintext *bool  `json:"plaintext,omitempty"` // also return it in the clear (default true)
 	AAD       []byte `json:"aad,omitzero"`
 }

@@ -7,7 +7,7 @@ type Event struct {
 	Type     string `json:"type"` // version.announced, version.activated ...
 	Time     Time   `json:"time"`
 	Key      string `json:"key"`
-	Version  uint32 `json:"version,omitempty"`
+	Version  uint32 `json:"version,omitzero"`
 	KeyID    string `json:"kid,omitempty"`
 	When     Time   `json:"when,omitzero"` // of the switch or destruction to come, else of the change
 	Rotation string `json:"rotation,omitempty"`

@@ -57,8 +57,8 @@ type Key struct {
 type Policy struct {
 	Period        Duration `json:"period"`             // rotate by itself after this long; 0s: never
 	Schedule      string   `json:"schedule,omitempty"` // cron expression of five fields, UTC
-	MaxOperations uint64   `json:"max_operations,omitempty"`
-	MaxBytes      uint64   `json:"max_bytes,omitempty"`
+	MaxOperations uint64   `json:"max_operations,omitzero"`
+	MaxBytes      uint64   `json:"max_bytes,omitzero"`
 	Announce      Duration `json:"announce,omitzero"` // from publication to activation
 	Acks          *Acks    `json:"acks,omitempty"`
 	Overlap       Duration `json:"overlap,omitzero"`        // 0s: without end
@@ -70,7 +70,7 @@ type Policy struct {
 // activated.
 type Acks struct {
 	Require     string   `json:"require"`               // all, quorum or none
-	Quorum      int      `json:"quorum,omitempty"`      // percent, with quorum
+	Quorum      int      `json:"quorum,omitzero"`      // percent, with quorum
 	Timeout     Duration `json:"timeout,omitzero"`      // from the announcement on
 	OnTimeout   string   `json:"on_timeout,omitempty"`  // abort (default) or activate
 	AbsentAfter Duration `json:"absent_after,omitzero"` // agents unseen for so long are not waited for; default 24h
