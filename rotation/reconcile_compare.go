@@ -206,9 +206,10 @@ func (v view) lostRevocations() (found []difference) {
 		case err != nil:
 			found = append(found, say(FindingRevocationLost,
 				"the token says that version %s is compromised, and the store knows no such version: the database is an older copy of itself. Bring the newest one back", m.Version))
+		case !ver.DestroyedAt.IsZero():
 		case ver.ObjectID != m.ObjectID:
 			found = append(found, say(FindingMismatch, "the token says that version %s with another CKA_ID is compromised. The mark is not taken for this version", m.Version))
-		case ver.RevokedAt.IsZero() && ver.DestroyedAt.IsZero() && !ver.CreatedAt.IsZero():
+		case ver.RevokedAt.IsZero() && !ver.CreatedAt.IsZero():
 			d := say(FindingRevocationLost, "the token says that version %s is compromised, and the store did not: it was edited, or replaced by an older copy", m.Version)
 			d.repair, d.mark = repairRevoke, m
 			found = append(found, d)

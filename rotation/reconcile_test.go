@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,7 +52,7 @@ func (k *kit) over(t *testing.T, path string) {
 	k.must(err)
 	db := k.store
 	t.Cleanup(func() { db.Close() })
-	k.cache = store.NewCache(k.store, store.CacheConfig{})
+	k.cache = store.NewCache(k.store, store.CacheConfig{Log: slog.New(slog.DiscardHandler)})
 	k.must(k.cache.Refresh(t.Context()))
 	k.Engine = k.engine(nil)
 }
