@@ -178,26 +178,30 @@ func (e *Engine) keepAlive(ctx context.Context, id keys.VersionID) (done func(),
 	if !ok {
 		return nil, keys.Errorf(keys.ErrVersionState, "version %s is being destroyed or restored at this moment", id)
 	}
-	defer func() {
-		if err != nil {
-			done()
-		}
-	}()
+	if err := e.stillThere(ctx, id); err != nil {
+		done()
+		return nil, err
+	}
+	return done, nil
+}
+
+// stillThere refuses if a version that is to be destroyed is not whole.
+func (e *Engine) stillThere(ctx context.Context, id keys.VersionID) error {
 	k, err := e.store.Key(ctx, id.Key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	v, err := k.Version(id.Number)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if k.StateAt(v, e.clock()) != keys.DestroyScheduled {
-		return done, nil // the table says what is wrong with it
+		return nil // the table says what is wrong with it
 	}
 	if _, err := e.token.Inspect(ctx, k.Ref(v)); errors.Is(err, keys.ErrNotFound) || errors.Is(err, keys.ErrInvalid) {
-		return nil, keys.Errorf(keys.ErrVersionState, "the objects of version %s are not whole on the token %q any more; it cannot be restored", id, k.Token)
+		return keys.Errorf(keys.ErrVersionState, "the objects of version %s are not whole on the token %q any more; it cannot be restored", id, k.Token)
 	}
-	return done, nil
+	return nil
 }
 
 // beginEnding claims a version for one who destroys or restores it; false: it
