@@ -108,7 +108,7 @@ type RewrapResponse struct {
 
 // DataKeyRequest asks for a fresh data key made by the HSM.
 type DataKeyRequest struct {
-	Bits      int    `json:"bits,omitzero"`      // 128 or 256 (default)
+	Bits      int    `json:"bits,omitzero"`       // 128 or 256 (default)
 	Plaintext *bool  `json:"plaintext,omitempty"` // also return it in the clear (default true)
 	AAD       []byte `json:"aad,omitzero"`
 }

@@ -70,7 +70,7 @@ type Policy struct {
 // activated.
 type Acks struct {
 	Require     string   `json:"require"`               // all, quorum or none
-	Quorum      int      `json:"quorum,omitzero"`      // percent, with quorum
+	Quorum      int      `json:"quorum,omitzero"`       // percent, with quorum
 	Timeout     Duration `json:"timeout,omitzero"`      // from the announcement on
 	OnTimeout   string   `json:"on_timeout,omitempty"`  // abort (default) or activate
 	AbsentAfter Duration `json:"absent_after,omitzero"` // agents unseen for so long are not waited for; default 24h

@@ -259,6 +259,9 @@ func TestCodesAreDocumented(t *testing.T) {
 					t.Errorf("%s %s: %s is %q", method, path, status, r.Ref)
 				}
 			}
+			if op.Responses.Value("401") != nil && (op.Responses.Value("403") == nil || op.Responses.Value("429") == nil || op.Responses.Value("503") == nil) {
+				t.Errorf("%s %s: whoever is known may be blocked, and limited", method, path)
+			}
 			if op.RequestBody != nil && (op.Responses.Value("413") == nil || op.Responses.Value("415") == nil || op.Responses.Value("422") == nil) {
 				t.Errorf("%s %s takes a body and does not say how it is refused", method, path)
 			}
