@@ -90,9 +90,9 @@ func pageSize(limit int) (int, error) {
 // damagedKeys names the damaged keys that the caller may see.
 func (o *op) damagedKeys(snap *store.Snapshot) []string {
 	var names []string
-	for _, k := range snap.Keys() {
-		if k.Damaged && o.ask(authz.ActionRead, resourceOf(k), "").Allowed {
-			names = append(names, k.Name)
+	for _, name := range snap.Damaged() {
+		if k, ok := snap.Key(name); ok && o.ask(authz.ActionRead, resourceOf(k), "").Allowed {
+			names = append(names, name)
 		}
 	}
 	return names

@@ -105,7 +105,9 @@ func newWorld(t *testing.T, opts ...option) *world {
 	c.Snapshots = w.cache
 	w.usage = usage.New(usage.Config{Store: w.store, Node: "node", Now: w.now, Log: discard})
 	must(w.usage.Load(ctx))
-	c.Usage = w.usage
+	if c.Usage == nil {
+		c.Usage = w.usage
+	}
 	w.engine = rotation.New(rotation.Config{
 		Store: w.store, Token: w.hsm, Audit: w.log, Usage: w.usage, Keys: w.cache.Keys, Refresh: w.cache.Refresh, Now: w.now, Log: discard,
 	})
