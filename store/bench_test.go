@@ -3,6 +3,7 @@ package store_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"keyhole/keys"
 	"keyhole/store"
@@ -36,6 +37,24 @@ func BenchmarkLoad(b *testing.B) {
 	s := filled(b)
 	for b.Loop() {
 		if all, _, err := s.Load(b.Context()); err != nil || len(all) != 1000 {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkReserveUsage writes the counters of a thousand pairs of version and
+// principal at once.
+func BenchmarkReserveUsage(b *testing.B) {
+	s, _ := newSQLite(b)
+	var all []keys.Usage
+	for i := range 1000 {
+		all = append(all, keys.Usage{Key: fmt.Sprintf("key-%04d", i%50), Version: 1, Principal: fmt.Sprint("jwt:corp:agent-", i), LastUse: time.Now()})
+	}
+	for b.Loop() {
+		for i := range all {
+			all[i].Applied += 64
+		}
+		if err := s.ReserveUsage(b.Context(), "node", all); err != nil {
 			b.Fatal(err)
 		}
 	}

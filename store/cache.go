@@ -186,7 +186,8 @@ func (c *Cache) show(ctx context.Context, v *view) {
 	}
 	for _, name := range before {
 		if !slices.Contains(v.snapshot.damaged, name) {
-			c.log.WarnContext(ctx, "a key that was altered in the store is in use again", "key", name)
+			_, here := v.snapshot.Key(name)
+			c.log.WarnContext(ctx, "a key that was altered in the store is so no more", "key", name, "in_use", here)
 		}
 	}
 	switch {
@@ -268,7 +269,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	for {
 		err := c.pollOnce(ctx)
 		if err == nil && c.now().Sub(read) >= c.reread {
-			if done, err := c.readAll(ctx); err != nil {
+			if done, err := c.readAll(ctx); err != nil && ctx.Err() == nil {
 				c.log.WarnContext(ctx, "the store could not be read whole, to look for what was altered", "err", err)
 			} else if done {
 				read = c.now()
@@ -332,8 +333,13 @@ func (c *Cache) readAll(ctx context.Context) (done bool, err error) {
 			altered = append(altered, k)
 		}
 	}
-	for _, name := range old.snapshot.names {
-		if !here[name] { // it went without a commit
+	var gone []string
+	for name, k := range old.snapshot.byName {
+		switch {
+		case here[name]:
+		case k.Damaged && k.Epoch == 0: // it was never one of Keyhole's
+			gone = append(gone, name)
+		default: // it went without a commit
 			altered = append(altered, &keys.Key{Name: name, Damaged: true})
 		}
 	}
@@ -341,8 +347,8 @@ func (c *Cache) readAll(ctx context.Context) (done bool, err error) {
 	if err := c.readBlocked(ctx, &next); err != nil {
 		return false, err
 	}
-	if len(altered) > 0 {
-		next.snapshot = next.snapshot.with(altered, nil)
+	if len(altered) > 0 || len(gone) > 0 {
+		next.snapshot = next.snapshot.with(altered, gone)
 	}
 	c.show(ctx, &next)
 	return true, nil

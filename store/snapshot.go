@@ -95,27 +95,20 @@ func (s *Snapshot) withBlocked(all []string) *Snapshot {
 // somebody put back: the key is Damaged, and remembers the epoch that it had
 // reached. Only a key of which nothing was ever generated may begin anew.
 func follow(old, now *keys.Key) *keys.Key {
-	switch {
-	case now.Damaged:
-		return &keys.Key{Name: now.Name, Epoch: reached(old), Damaged: true}
-	case now.Epoch < reached(old):
-		return &keys.Key{Name: now.Name, Epoch: old.Epoch, Damaged: true}
+	if reached := reached(old); now.Damaged || now.Epoch < reached {
+		return &keys.Key{Name: now.Name, Epoch: reached, Damaged: true}
 	}
 	return now
 }
 
-// reached returns the epoch behind which a key cannot fall.
+// reached returns the epoch behind which a key cannot fall: 1 for one that
+// may begin anew, 0 for one that was never seen whole.
 func reached(k *keys.Key) uint64 {
-	if k == nil {
+	switch {
+	case k == nil:
 		return 0
-	}
-	if k.Damaged {
+	case k.Damaged || slices.ContainsFunc(k.Versions, func(v *keys.Version) bool { return !v.CreatedAt.IsZero() }):
 		return k.Epoch
 	}
-	for _, v := range k.Versions {
-		if !v.CreatedAt.IsZero() {
-			return k.Epoch
-		}
-	}
-	return 0
+	return 1
 }
