@@ -309,16 +309,18 @@ func TestRetryOfWhatTheEngineFinishes(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	admin := s.as(t, "admin").set("Idempotency-Key", "k")
-	k := s.kit
-	audited := k.gateway.Lifecycle
-	_ = audited
-	// The HSM fails, and fails again when the engine undoes: the rotation
-	// stays open.
-	s.hsm.Fail(hsmtest.Generate, 1, hsmtest.NotDone, keys.ErrHSM)
-	s.hsm.Fail(hsmtest.Destroy, 2, hsmtest.NotDone, keys.ErrHSM)
+	// The store fails behind the generation: the rotation stays open.
+	entered, release := s.hsm.Block(hsmtest.Generate, 1)
+	defer release()
 	rotate := func() *response { return admin.post("/v1/admin/keys/payments/rotate", `{}`) }
-	rotate().refused(503, "hsm_unavailable")
+	var wg sync.WaitGroup
+	wg.Go(func() { rotate().refused(503, "store_unavailable") })
+	<-entered
+	s.store.fail(true)
+	release()
+	wg.Wait()
 	rotate().refused(409, "conflict")
+	s.store.fail(false)
 	must(t, s.engine.Recover(context.WithoutCancel(t.Context())))
 	res := rotate().want(202)
 	if r := read[api.Rotation](res); r.To != 2 || r.Phase != "completed" {

@@ -11,13 +11,18 @@ type Route struct {
 	Public, Anonymous, Batch bool
 	Once                     int
 	Query                    []string
+	Repeated                 string // one of Query
 }
 
 // Routes is the route table.
 func Routes() []Route {
 	var all []Route
 	for _, e := range routes(nil) {
-		all = append(all, Route{e.method, e.template, e.action, e.access == public, e.access == anonymous, e.batch, e.once, e.query})
+		all = append(all, Route{e.method, e.template, e.action, e.access == public, e.access == anonymous, e.batch, e.once, e.query, e.repeated})
 	}
 	return all
 }
+
+// Followed and Resumed read what a stream is asked for by.
+func Followed(values []string) ([]string, error)                   { return followed(values) }
+func Resumed(header, query []string) (id uint64, ok bool, _ error) { return resumed(header, query) }

@@ -25,6 +25,7 @@ import (
 	"keyhole/gateway/api"
 	"keyhole/gateway/rest"
 	"keyhole/hsm/hsmtest"
+	"keyhole/keys"
 	"keyhole/rotation"
 	"keyhole/store"
 	"keyhole/usage"
@@ -35,12 +36,13 @@ const policies = `
 @id("agents") permit (
   principal in Group::"agents",
   action in [Action::"sign", Action::"verify", Action::"encrypt", Action::"decrypt", Action::"rewrap",
-             Action::"datakey", Action::"random", Action::"read", Action::"jwks"],
+             Action::"datakey", Action::"random", Action::"read", Action::"jwks", Action::"subscribe"],
   resource
 ) unless { resource.hasTag("secret") };
 @id("signers") permit (principal == Agent::"mtls:signer", action == Action::"sign", resource);
 @id("readers") permit (principal == Agent::"jwt:corp:reader", action == Action::"read", resource);
 @id("open") permit (principal == Agent::"anonymous", action == Action::"jwks", resource == Key::"open");
+@id("monitor") permit (principal == Agent::"jwt:corp:siem", action == Action::"trigger", resource == Trigger::"alarm");
 `
 
 // kit is a gateway over real parts, all but the HSM, which is in memory.
@@ -60,12 +62,31 @@ type kit struct {
 }
 
 // memory is the real store, which can be made to forget what it is told of
-// attempts: as if the process had died before it got so far.
+// attempts: as if the process had died before it got so far. And it can fail
+// to commit.
 type memory struct {
 	store.Store
-	mu     sync.Mutex
-	cut    bool
-	failed error
+	mu        sync.Mutex
+	cut       bool
+	failed    error
+	uncommits bool
+}
+
+func (m *memory) Commit(ctx context.Context, c store.Change) error {
+	m.mu.Lock()
+	fails := m.uncommits
+	m.mu.Unlock()
+	if fails {
+		return keys.ErrStore
+	}
+	return m.Store.Commit(ctx, c)
+}
+
+// fail has every commit fail from now on, or none.
+func (m *memory) fail(fails bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.uncommits = fails
 }
 
 func (m *memory) dead() error {
@@ -247,13 +268,16 @@ type caller struct {
 	client *http.Client
 }
 
-// as returns a caller with a token: "admin" is in the group admins, "agent"
-// in agents, everybody else in none.
+// as returns a caller with a token: "admin" and "boss" are in the group
+// admins, "agent" in agents, everybody else in none.
 func (s *site) as(t testing.TB, subject string) *caller {
 	t.Helper()
 	claims := s.issuer.Claims(subject, time.Now())
-	if subject == "admin" || subject == "agent" {
-		claims["groups"] = []string{subject + "s"}
+	switch subject {
+	case "admin", "boss":
+		claims["groups"] = []string{"admins"}
+	case "agent":
+		claims["groups"] = []string{"agents"}
 	}
 	c := s.nobody(t)
 	c.header.Set("Authorization", "Bearer "+s.issuer.Token(t, claims))

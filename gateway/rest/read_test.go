@@ -11,14 +11,13 @@ import (
 	"github.com/MicahParks/jwkset"
 
 	"keyhole/gateway/api"
-	"keyhole/store"
 )
 
 func TestConditionalGet(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	agent, admin := s.as(t, "agent"), s.as(t, "admin")
-	for _, path := range []string{"/v1/keys", "/v1/keys?limit=5", "/v1/keys/payments", "/v1/jwks.json", "/v1/keys/payments/jwks.json", "/v1/openapi.yaml"} {
+	for _, path := range []string{"/v1/keys", "/v1/keys?limit=5", "/v1/keys/payments", "/v1/jwks.json", "/v1/keys/payments/jwks.json", "/v1/status.json", "/v1/keys/payments/status.json", "/v1/openapi.yaml"} {
 		first := agent.get(path).want(200)
 		tag := first.header.Get("ETag")
 		if len(tag) < 20 || strings.HasPrefix(tag, "W/") {
@@ -112,6 +111,34 @@ func TestJWKS(t *testing.T) {
 	nobody.set("Authorization", "Bearer x").get("/v1/keys/open/jwks.json").refused(401, "unauthenticated")
 }
 
+// What has become of a version can be asked by those who hold its public
+// key, and is not kept.
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	admin := s.as(t, "admin")
+	admin.post("/v1/admin/keys", `{"name":"open","algorithm":"EdDSA"}`).want(201)
+	admin.rotate("open")
+	admin.post("/v1/admin/keys/open/versions/1/revoke", `{}`).want(200)
+	res := s.nobody(t).get("/v1/keys/open/status.json").want(200)
+	set := read[api.StatusSet](res)
+	if len(set.Keys) != 2 || set.Keys[0].KeyID != "open.v2" || set.Keys[0].State != "active" || set.Keys[1].State != "compromised" || set.Keys[1].RevokedAt.IsZero() {
+		t.Errorf("%+v", set)
+	}
+	if got := res.header.Get("Cache-Control"); got != "public, no-cache" {
+		t.Errorf("it may be kept by %q", got)
+	}
+	all := read[api.StatusSet](s.as(t, "agent").get("/v1/status.json").want(200))
+	if len(all.Keys) != 3 {
+		t.Errorf("of all: %+v", all)
+	}
+	s.nobody(t).get("/v1/keys/payments/status.json").refused(401, "unauthenticated")
+	s.nobody(t).get("/v1/keys/nosuch/status.json").refused(401, "unauthenticated")
+	s.nobody(t).get("/v1/status.json").refused(401, "unauthenticated")
+	s.as(t, "other").get("/v1/status.json").refused(403, "forbidden")
+	s.as(t, "agent").get("/v1/keys/hidden/status.json").refused(404, "key_not_found")
+}
+
 func TestOpenAPIIsServed(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -130,14 +157,10 @@ func TestJWKSIsKeptUntilThePlannedSwitch(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	agent := s.as(t, "agent")
-	s.as(t, "admin").post("/v1/admin/keys/payments/rotate", `{}`).want(202)
-	k, err := s.store.Key(t.Context(), "payments")
-	must(t, err)
-	planned, from := k.Clone(), k.Epoch
-	planned.Epoch++
-	planned.Versions[1].ActivateAt = time.Now().Add(30 * time.Second).UTC().Truncate(time.Microsecond)
-	must(t, s.store.Commit(t.Context(), store.Change{Key: planned, FromEpoch: from}))
-	must(t, s.kit.gateway.Snapshots.(*store.Cache).Refresh(t.Context()))
+	at := time.Now().Add(30 * time.Second).UTC().Format(time.RFC3339)
+	if r := read[api.Rotation](s.as(t, "admin").post("/v1/admin/keys/payments/rotate", `{"activate_at":"`+at+`"}`).want(202)); r.Phase != "scheduled" {
+		t.Fatalf("rotated %+v", r)
+	}
 	for _, path := range []string{"/v1/jwks.json", "/v1/keys/payments/jwks.json"} {
 		res := agent.get(path).want(200)
 		age, err := strconv.Atoi(strings.TrimPrefix(res.header.Get("Cache-Control"), "private, max-age="))

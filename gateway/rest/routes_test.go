@@ -1,6 +1,7 @@
 package rest_test
 
 import (
+	"bytes"
 	"net/http"
 	"net/url"
 	"slices"
@@ -35,6 +36,9 @@ func TestRoutesAreTheContract(t *testing.T) {
 			switch {
 			case p.Value.In == "query":
 				query = append(query, p.Value.Name)
+				if p.Value.Schema.Value.Type.Is("array") != (p.Value.Name == r.Repeated) {
+					t.Errorf("%s %s: %s may be repeated: %v", r.Method, r.Template, p.Value.Name, p.Value.Name == r.Repeated)
+				}
 			case p.Value.Name == "If-None-Match":
 				conditional = true
 			case p.Value.Name == "Idempotency-Key":
@@ -51,7 +55,7 @@ func TestRoutesAreTheContract(t *testing.T) {
 		if conditional != (op.Responses.Status(304) != nil) {
 			t.Errorf("%s %s: If-None-Match %v", r.Method, r.Template, conditional)
 		}
-		if (op.RequestBody != nil) != (r.Method != http.MethodGet) {
+		if (op.RequestBody != nil) != (r.Method != http.MethodGet && r.Method != http.MethodDelete) {
 			t.Errorf("%s %s: body %v", r.Method, r.Template, op.RequestBody != nil)
 		}
 		if open := op.Security != nil && len(*op.Security) == 0; open != r.Public {
@@ -68,7 +72,7 @@ func TestRoutesAreTheContract(t *testing.T) {
 }
 
 func fill(template string) string {
-	return strings.NewReplacer("{key}", "payments", "{version}", "1", "{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV").Replace(template)
+	return strings.NewReplacer("{key}", "payments", "{version}", "1", "{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "{name}", "alarm").Replace(template)
 }
 
 // Every path answers 401 without credentials, whatever the method, and what
@@ -115,7 +119,8 @@ func TestPathsAndMethodsThatDoNotExist(t *testing.T) {
 	for _, path := range []string{
 		"/", "/v1", "/v1/", "/v1/keys/", "/v1/keys/payments/", "/v1/keys/payments/sign/", "/v1/keys/payments/signs", "/v1/keys/Payments", "/v1/keys/payments.v1",
 		"/v1/keys/-payments", "/v1/keys/" + strings.Repeat("a", 49), "/v1/admin", "/v1/admin/keys/payments/versions/0/revoke", "/v1/admin/keys/payments/versions/01/revoke",
-		"/v1/openapi.yml", "/v1/keys/payments/sign/batch/", "/healthz",
+		"/v1/openapi.yml", "/v1/keys/payments/sign/batch/", "/healthz", "/v1/events/", "/v1/subscriptions/", "/v1/subscriptions/A", "/v1/admin/triggers/no_name",
+		"/v1/keys/payments/versions/0/ack", "/v1/admin/agents/a-b", "/v1/admin/approvals/" + strings.Repeat("0", 65),
 	} {
 		res := agent.get(path)
 		res.refused(404, "not_found")
@@ -125,10 +130,11 @@ func TestPathsAndMethodsThatDoNotExist(t *testing.T) {
 		t.Errorf("observed %+v", got)
 	}
 	for path, allow := range map[string]string{
-		"/v1/keys/payments/sign": "POST", "/v1/keys": "GET, HEAD", "/v1/keys/payments": "GET, HEAD", "/v1/admin/keys/payments": "PATCH",
-		"/v1/admin/rotations": "GET, HEAD", "/v1/openapi.yaml": "GET, HEAD", "/v1/jwks.json": "GET, HEAD",
+		"/v1/keys/payments/sign": "POST", "/v1/keys": "GET, HEAD", "/v1/keys/payments": "GET, HEAD", "/v1/admin/keys/payments": "PATCH, DELETE",
+		"/v1/admin/rotations": "GET, HEAD", "/v1/openapi.yaml": "GET, HEAD", "/v1/jwks.json": "GET, HEAD", "/v1/events": "GET, HEAD",
+		"/v1/subscriptions/payments": "PUT, DELETE", "/v1/keys/payments/versions/1/ack": "POST", "/v1/admin/triggers/alarm": "POST",
 	} {
-		for _, method := range []string{"DELETE", "OPTIONS", "BREW"} {
+		for _, method := range []string{"TRACE", "OPTIONS", "BREW"} {
 			res := agent.do(method, path, nil)
 			res.refused(405, "method_not_allowed")
 			if got := res.header.Get("Allow"); got != allow {
@@ -161,6 +167,10 @@ func TestQueriesAreStrict(t *testing.T) {
 		"/v1/admin/rotations?key=No": 422, "/v1/admin/rotations?before=%2F..": 422,
 		"/v1/keys?limit=": 422, "/v1/keys?after=": 422, "/v1/admin/rotations?before=": 422, "/v1/admin/rotations?key=": 422,
 		"/v1/keys?page=2": 400, "/v1/keys?limit=1&limit=2": 400, "/v1/keys?a=%zz": 400, "/v1/keys?limit=1;after=a": 400, "/v1/keys/payments?x": 400,
+		"/v1/events?access_token=s3cr3t": 400, "/v1/subscriptions?x=1": 400, "/v1/keys/payments/status.json?x=1": 400, "/v1/admin/keys/payments/usage?key=a": 400,
+		"/v1/admin/agents?limit=1&after=jwt:corp:a%20b": 200, "/v1/admin/agents?after=": 422, "/v1/admin/agents?limit=0": 422, "/v1/admin/agents?before=x": 400,
+		"/v1/admin/agents?after=" + strings.Repeat("a", 1025): 422, "/v1/admin/approvals?state=pending&limit=1": 200, "/v1/admin/approvals?state=": 422,
+		"/v1/admin/approvals?state=Pending": 422, "/v1/admin/approvals?before=a/b": 422, "/v1/admin/approvals?state=done&state=failed": 400,
 		"/v1/whoami?access_token=s3cr3t": 400, "/v1/openapi.yaml?x=1": 400, "/v1/jwks.json?x=1": 400,
 	} {
 		res := admin.get(path)
@@ -186,6 +196,35 @@ func TestReadingTakesNoBody(t *testing.T) {
 	res.refused(400, "malformed_request")
 	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Action != "read" {
 		t.Errorf("recorded %+v", recs)
+	}
+}
+
+// Every call refuses members and parameters that it does not have, and a
+// body where it takes none, before anything is done.
+func TestEveryCallIsStrict(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	admin := s.as(t, "admin")
+	before := admin.get("/v1/keys/payments").want(200).body
+	for _, r := range rest.Routes() {
+		path, body := fill(r.Template), `{"bogus":1}`
+		admin.do(r.Method, path+"?bogus=1", strings.NewReader(body)).refused(400, "malformed_request")
+		if r.Public {
+			continue
+		}
+		res := admin.do(r.Method, path, strings.NewReader(body))
+		res.refused(400, "malformed_request")
+		if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Action != r.Action || recs[0].Reason != "malformed_request" {
+			t.Errorf("%s: recorded %+v", res.what, recs)
+		}
+		if r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch {
+			admin.do(r.Method, path, strings.NewReader(`[]`)).refused(400, "malformed_request")
+			admin.do(r.Method, path, strings.NewReader(`{} {}`)).refused(400, "malformed_request")
+			admin.set("Content-Type", "text/plain").do(r.Method, path, strings.NewReader(`{}`)).refused(415, "unsupported_media_type")
+		}
+	}
+	if after := admin.get("/v1/keys/payments").want(200).body; !bytes.Equal(before, after) {
+		t.Errorf("something was done: %s, then %s", before, after)
 	}
 }
 
