@@ -100,5 +100,5 @@ func (w *worker) pause(failures int) time.Duration {
 		d *= 2
 	}
 	d = min(d, lastPause)
-	return d/2 + rand.N(d/2+1)
+	return d/2 + rand.N(d/2+1) //nolint:gosec // a pause is no secret
 }

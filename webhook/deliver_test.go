@@ -271,6 +271,7 @@ func TestConfiguration(t *testing.T) {
 	}
 	for name, hooks := range map[string][]webhook.Hook{
 		"twice":     {good, good},
+		"key":       {{Name: "a", URL: good.URL, SigningKey: keys.ReservedPrefix + "audit"}},
 		"http":      {{Name: "a", URL: "http://siem.example/" + secret}},
 		"user":      {{Name: "a", URL: "https://u:" + secret + "@siem.example/"}},
 		"no host":   {{Name: "a", URL: "https:///" + secret}},
@@ -278,6 +279,11 @@ func TestConfiguration(t *testing.T) {
 		"no CA":     {{Name: "a", URL: good.URL, CAFile: "/nonexistent/ca.crt"}},
 		"no CA PEM": {{Name: "a", URL: good.URL, CAFile: "/dev/null"}},
 	} {
+		for i := range hooks {
+			if hooks[i].SigningKey == "" {
+				hooks[i].SigningKey = "hooks"
+			}
+		}
 		if _, err := webhook.New(w.config(hooks...)); err == nil || strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: error is %v", name, err)
 		}

@@ -47,8 +47,11 @@ type Signer struct {
 	Usage     Usage
 }
 
-// signTimeout bounds one signature with its record.
-const signTimeout = 30 * time.Second
+// Bounds of one signature and of its record.
+const (
+	signTimeout   = 30 * time.Second
+	recordTimeout = 10 * time.Second
+)
 
 // jwsType tells a delivery from every other JWS that its key may have made
 // (RFC 8725, 3.11).
@@ -69,8 +72,6 @@ type protected struct {
 // sign returns a detached JWS over a delivery. Errors are those of the key,
 // the HSM and the audit log.
 func (s *Signer) sign(ctx context.Context, key, hook string, d delivery, now time.Time) (jws string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, signTimeout)
-	defer cancel()
 	rec := audit.Record{
 		Principal: audit.SystemPrincipal, AuthMethod: audit.SystemPrincipal, Initiator: audit.SystemPrincipal,
 		Action: "sign", Key: key, Outcome: audit.OutcomeOK, Size: int64(len(d.body)),
@@ -82,9 +83,8 @@ func (s *Signer) sign(ctx context.Context, key, hook string, d delivery, now tim
 		rec.Outcome, rec.Reason = audit.OutcomeError, api.CodeOf(err)
 	}
 	rec.Duration = time.Since(start)
-	if ctx.Err() != nil && err != nil {
-		return "", err // nobody asks for it any more: the process stops, or the HSM hangs and says so by itself
-	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout) // what was signed is recorded, sent or not
+	defer cancel()
 	if _, rerr := s.Audit.Append(ctx, rec); rerr != nil {
 		return "", errors.Join(err, fmt.Errorf("%w: %w", keys.ErrAudit, rerr))
 	}
@@ -92,6 +92,8 @@ func (s *Signer) sign(ctx context.Context, key, hook string, d delivery, now tim
 }
 
 func (s *Signer) apply(ctx context.Context, rec *audit.Record, key, hook string, d delivery, now time.Time) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, signTimeout)
+	defer cancel()
 	snap, err := s.Snapshots.Snapshot()
 	if err != nil {
 		return "", err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"sync"
 	"time"
 
@@ -36,6 +37,15 @@ type Hook struct {
 
 // String hides the URL.
 func (h Hook) String() string { return h.Name }
+
+// Host returns the part of the URL that may be shown.
+func (h Hook) Host() string {
+	u, err := url.Parse(h.URL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
 
 // What Config.Observe is told of each attempt.
 const (
@@ -101,6 +111,9 @@ func New(c Config) (*Dispatcher, error) {
 			return nil, keys.Errorf(keys.ErrInvalid, "two webhooks are called %q", h.Name)
 		}
 		names[h.Name] = true
+		if err := keys.CheckNewName(h.SigningKey); err != nil {
+			return nil, fmt.Errorf("webhook %q: the signing key: %w", h.Name, err)
+		}
 		w, err := newWorker(&d.cfg, h)
 		if err != nil {
 			return nil, fmt.Errorf("webhook %q: %w", h.Name, err)

@@ -67,6 +67,13 @@ func (w *worker) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	oldest, _, err := w.cfg.Store.EventRange(ctx)
+	if err != nil {
+		return err
+	}
+	if h.Cursor+1 < oldest { // ids have gaps, so nobody knows for sure
+		w.cfg.Log.WarnContext(ctx, "events may have been removed before a webhook took them", "webhook", w.hook.Name, "last_delivered", h.Cursor, "oldest_kept", oldest)
+	}
 	w.state, w.written = h, h.Cursor
 	w.show(time.Time{})
 	w.count(len(dead))

@@ -105,6 +105,19 @@ func TestCheckConfig(t *testing.T) {
 		t.Error("check-config shows the PIN")
 	}
 
+	configure(t, dir, "log:", "triggers: [{name: deployed, keys: [payments], reason: deployment}]\n"+
+		"webhooks: [{name: siem, url: \"https://siem.example/s3cret\", signing_key: hooks, ca_file: ca.crt}]\nlog:")
+	_, out, errOut = command(t, "check-config", "--config", file)
+	for _, want := range []string{"siem.example, signed by hooks", "payments, reason deployment", "for destroy, delete-key", "Warning: this is a development gateway"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the report does not say %q:\n%s\n%s", want, out, errOut)
+		}
+	}
+	if strings.Contains(out, "s3cret") {
+		t.Error("check-config shows the URL of a webhook")
+	}
+	configure(t, dir, "ca_file: ca.crt", "ca_file: user.pin")
+
 	put(t, filepath.Join(dir, "policies", "agent.cedar"), "permit (principal, action == Action::\"sing\", resource);\n")
 	put(t, filepath.Join(dir, "jwks.json"), "{}")
 	replace(t, file, "key_file: server.key", "key_file: ca.key")
@@ -112,7 +125,7 @@ func TestCheckConfig(t *testing.T) {
 	if status != exit.Config || out != "" {
 		t.Errorf("status %d, output %q", status, out)
 	}
-	for _, want := range []string{"keyhole.yaml:8: tls: ", "keyhole.yaml:32: auth: ", "keyhole.yaml:41: policies: ", "agent.cedar:1"} {
+	for _, want := range []string{"keyhole.yaml:8: tls: ", "keyhole.yaml:32: auth: ", "keyhole.yaml:41: policies: ", "agent.cedar:1", "webhooks[0]: "} {
 		if !strings.Contains(errOut, want) {
 			t.Errorf("the errors do not name %q:\n%s", want, errOut)
 		}

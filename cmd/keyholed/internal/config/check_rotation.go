@@ -119,8 +119,8 @@ func (k *checker) webhooks() {
 				k.addf(fmt.Sprintf("%s.events[%d]", at, j), "%q is given twice", t)
 			}
 		}
-		if k.required(at+".signing_key", w.SigningKey, "the name of the Keyhole key that signs what is sent") && keys.CheckName(w.SigningKey) != nil {
-			k.addf(at+".signing_key", "is no key's name: 1 to %d of a-z, 0-9 and inner '-'", keys.MaxNameLen)
+		if k.required(at+".signing_key", w.SigningKey, "the name of the Keyhole key that signs what is sent") && keys.CheckNewName(w.SigningKey) != nil {
+			k.addf(at+".signing_key", "must be 1 to %d of a-z, 0-9 and inner '-', and not begin with %q", keys.MaxNameLen, keys.ReservedPrefix)
 		}
 		k.file(at+".ca_file", w.CAFile, writeByAll)
 		k.between(at+".timeout", w.Timeout, time.Second, time.Minute)

@@ -157,6 +157,7 @@ func TestMistakes(t *testing.T) {
 		{"webhook with a password", "log:", "webhooks:\n  - {name: siem, url: \"https://u:s3cr3t@siem.example/\", signing_key: hooks}\nlog:", []string{`25 webhooks[0].url: holds a user or password`}},
 		{"webhook without a host", "log:", "webhooks:\n  - {name: siem, url: \"https:///s3cr3t\", signing_key: hooks}\nlog:", []string{`25 webhooks[0].url: is no URL`}},
 		{"webhook without a key", "log:", "webhooks:\n  - {name: siem, url: \"https://siem.example/\"}\nlog:", []string{`25 webhooks[0].signing_key: is missing`}},
+		{"webhook by the audit key", "log:", "webhooks:\n  - {name: siem, url: \"https://siem.example/\", signing_key: keyhole-audit}\nlog:", []string{`25 webhooks[0].signing_key: not begin with "keyhole-"`}},
 		{"webhook's event", "log:", "webhooks:\n  - {name: siem, url: \"https://siem.example/\", signing_key: hooks, events: [version.activate]}\nlog:", []string{`25 webhooks[0].events[0]: did you mean "version.activated"?`}},
 		{"webhook that is patient", "log:", "webhooks:\n  - {name: siem, url: \"https://siem.example/\", signing_key: hooks, give_up_after: 30s}\nlog:", []string{`25 webhooks[0].give_up_after: between 1m0s and`}},
 		{"webhook more patient than events", "log:", "events: {keep: 2h}\nwebhooks:\n  - {name: siem, url: \"https://siem.example/\", signing_key: hooks}\nlog:", []string{`26 webhooks[0].give_up_after: events are kept for 2h0m0s`}},

@@ -27,7 +27,7 @@ const (
 	AdminToken = "admin.jwt"
 	AgentToken = "agent.jwt"
 	// ApproverToken is for a second administrator, for acts that need two.
-	ApproverToken = "approver.jwt"
+	ApproverToken = "approver.jwt" //nolint:gosec // the name of a file
 	AddressFile   = "keyhole.addr" // the URL of the API while the gateway runs
 	OpsFile       = "ops.addr"     // the URL of the operations listener while it runs
 )

@@ -51,6 +51,7 @@ func Load(ctx context.Context, c *config.Config, o Options) (*Set, error) {
 	note("auth", err)
 	s.Policies, err = authz.LoadPolicies(c.Policies.Files...)
 	note("policies", err)
+	checkWebhooks(c, note)
 	if len(problems) > 0 {
 		return nil, problems.Sorted()
 	}

@@ -53,6 +53,16 @@ func Write(to io.Writer, c *config.Config, files *material.Set, now time.Time) e
 		row("issuer "+i.Name, "%s for %s, keys from %s", i.Issuer, strings.Join(i.Audience, ", "), from)
 	}
 	row("policies", "%s (SHA-256 %.16s...)", strings.Join(c.Policies.Files, ", "), files.Policies.Hash())
+	row("two people", "%s", orNone(c.Rotation.TwoPeople))
+	for _, t := range c.Triggers {
+		row("trigger "+t.Name, "%s, reason %s", strings.Join(t.Keys, ", "), t.Reason)
+	}
+	for _, h := range material.Webhooks(c) {
+		row("webhook "+h.Name, "%s, signed by %s", h.Host(), h.SigningKey)
+	}
+	if c.Development {
+		say("Warning: this is a development gateway; versions may be destroyed %s after the order.\n", c.Rotation.MinDestroyDelay)
+	}
 	for _, crt := range append([]*x509.Certificate{cert}, files.TLS.ClientCAs()...) {
 		if err := tlsfiles.Expiring(crt, now); err != nil {
 			say("Warning: %v.\n", err)
@@ -62,12 +72,22 @@ func Write(to io.Writer, c *config.Config, files *material.Set, now time.Time) e
 	if len(byURL) > 0 {
 		say(", the key sets at %s", strings.Join(byURL, ", "))
 	}
+	if len(c.Webhooks) > 0 {
+		say(", whether webhooks can be reached")
+	}
 	say(".\n")
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	_, err := text.WriteTo(to)
 	return err
+}
+
+func orNone(words []string) string {
+	if len(words) == 0 {
+		return "for no act"
+	}
+	return "for " + strings.Join(words, ", ")
 }
 
 func describe(c *x509.Certificate) string {

@@ -9,7 +9,6 @@ import (
 	"keyhole/gateway"
 	"keyhole/hsm"
 	"keyhole/keys"
-	"keyhole/webhook"
 )
 
 func hsmConfig(c *config.Config, log *slog.Logger, observe func(function, token, result string, d time.Duration)) hsm.Config {
@@ -45,20 +44,6 @@ func triggers(c *config.Config) map[string]gateway.Trigger {
 	all := make(map[string]gateway.Trigger, len(c.Triggers))
 	for _, t := range c.Triggers {
 		all[t.Name] = gateway.Trigger{Keys: t.Keys, Reason: keys.Reason(t.Reason)}
-	}
-	return all
-}
-
-func webhooks(c *config.Config) []webhook.Hook {
-	var all []webhook.Hook
-	for _, w := range c.Webhooks {
-		h := webhook.Hook{
-			Name: w.Name, URL: w.URL, Keys: w.Keys, SigningKey: w.SigningKey, CAFile: w.CAFile, Timeout: w.Timeout, GiveUpAfter: w.GiveUpAfter,
-		}
-		for _, t := range w.Events {
-			h.Events = append(h.Events, keys.NoticeType(t))
-		}
-		all = append(all, h)
 	}
 	return all
 }

@@ -93,7 +93,7 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return storeError(err)
 	}
 	hooks, err := webhook.New(webhook.Config{
-		Hooks: webhooks(c), Store: db, Changed: cache.Changed, Observe: m.Webhook, Log: o.Log,
+		Hooks: material.Webhooks(c), Store: db, Changed: cache.Changed, Observe: m.Webhook, Log: o.Log,
 		Signer: webhook.Signer{Crypto: token, Snapshots: cache, Audit: auditLog, Usage: meter},
 	})
 	if err != nil {
