@@ -248,6 +248,7 @@ func (c *candidate) onlyKey(p *adoptPlan) (key keys.TokenObject, ok bool) {
 		}
 	}
 	if len(key.ID) != len(keys.ObjectID{}) {
+		p.token = key.Token // that of the commands
 		p.refuse("the key labelled %q has a CKA_ID of %d bytes, and Keyhole finds keys by one of 16 random bytes. "+
 			"Give it one; what finds the key by the old CKA_ID must be told", key.Label, len(key.ID))
 		p.fix = append(p.fix, newID(c.objects)...)

@@ -24,7 +24,8 @@ type Core struct {
 	Store *store.SQLite
 	Cache *store.Cache // filled
 
-	lock *os.File
+	lock    *os.File
+	scratch string // directory of a rehearsal's copy
 }
 
 // CoreOptions say how to open a Core.
@@ -33,8 +34,12 @@ type CoreOptions struct {
 	Observe func(function, token, result string, d time.Duration) // of PKCS#11 calls; nil: nothing
 	// NewSeal lets a database that is there be opened by a new key: no row in
 	// it is believed then. Otherwise the key must be on a token, unless there
-	// is no database yet.
+	// is no database yet. The Cache is not filled, for the list of blocked
+	// principals may have to be adopted before.
 	NewSeal bool
+	// Rehearse works on a copy of the database, and makes nothing on a token:
+	// nothing that is done lasts.
+	Rehearse bool
 }
 
 // OpenCore opens the tokens and, by the key that is on one of them, the
@@ -55,16 +60,26 @@ func OpenCore(ctx context.Context, c *config.Config, o CoreOptions) (_ *Core, er
 	if k.Token, err = hsm.Open(ctx, hsmConfig(c, o.Log, o.Observe)); err != nil {
 		return nil, hsmError(err)
 	}
-	seal, err := sealOf(ctx, k.Token, c.Store.SQLite, o.NewSeal)
+	path, seal := c.Store.SQLite, []byte(nil)
+	if o.Rehearse {
+		if path, k.scratch, err = rehearsal(path); err == nil {
+			seal, err = rehearsedSeal(ctx, k.Token, path, o.NewSeal)
+		}
+	} else {
+		seal, err = sealOf(ctx, k.Token, path, o.NewSeal)
+	}
 	if err != nil {
 		return nil, err
 	}
-	k.Store, err = store.OpenSQLite(ctx, c.Store.SQLite, seal)
+	k.Store, err = store.OpenSQLite(ctx, path, seal)
 	clear(seal)
 	if err != nil {
 		return nil, storeError(err)
 	}
 	k.Cache = store.NewCache(k.Store, store.CacheConfig{MaxStaleness: c.Store.MaxStaleness, Poll: c.Store.Poll, Log: o.Log})
+	if o.NewSeal {
+		return k, nil
+	}
 	return k, storeError(k.Cache.Refresh(ctx))
 }
 
@@ -76,6 +91,9 @@ func (k *Core) Close() error {
 	}
 	if k.Token != nil {
 		errs = append(errs, hsmError(k.Token.Close()))
+	}
+	if k.scratch != "" {
+		errs = append(errs, os.RemoveAll(k.scratch))
 	}
 	if k.lock != nil {
 		_ = k.lock.Close() // gives the lock up, whatever it returns
@@ -92,10 +110,14 @@ func sealOf(ctx context.Context, token *hsm.HSM, path string, create bool) ([]by
 	}
 	seal, err := token.StoreKey(ctx, create)
 	if errors.Is(err, keys.ErrNotFound) {
-		return nil, exit.With(exit.Store, "see that tokens[] in the configuration are those that the database was made with; "+
-			"`keyholed adopt` makes the database anew from the keys on the token", fmt.Errorf("the database %s cannot be checked: %w", path, err))
+		return nil, foreignStore(path, err)
 	}
 	return seal, hsmError(err)
+}
+
+func foreignStore(path string, err error) error {
+	return exit.With(exit.Store, "see that tokens[] in the configuration are those that the database was made with; "+
+		"`keyholed adopt` makes the database anew from the keys on the token", fmt.Errorf("the database %s cannot be checked: %w", path, err))
 }
 
 // OpenAudit opens the audit log. Its errors carry an exit status.
