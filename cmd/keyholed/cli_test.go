@@ -116,7 +116,7 @@ func TestCheckConfig(t *testing.T) {
 	if strings.Contains(out, "s3cret") {
 		t.Error("check-config shows the URL of a webhook")
 	}
-	configure(t, dir, "ca_file: ca.crt", "ca_file: user.pin")
+	configure(t, dir, "hooks, ca_file: ca.crt", "hooks, ca_file: user.pin")
 
 	put(t, filepath.Join(dir, "policies", "agent.cedar"), "permit (principal, action == Action::\"sing\", resource);\n")
 	put(t, filepath.Join(dir, "jwks.json"), "{}")
