@@ -69,7 +69,10 @@ func (f *follower) begin(ctx context.Context, q EventQuery) error {
 	}
 	for _, name := range q.Keys {
 		k, ok := snap.Key(name)
-		if !ok || !visible(k) && !k.Damaged {
+		switch {
+		case ok && k.Damaged:
+			return f.o.damaged(k)
+		case !ok || !visible(k):
 			return notFound(name)
 		}
 		if err := f.o.decide(resourceOf(k), ""); err != nil {

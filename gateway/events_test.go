@@ -370,7 +370,7 @@ func TestEventsWithoutStore(t *testing.T) {
 // Whoever could read a key is told that it was deleted.
 func TestEventsOfDeletedKeys(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, func(_ *gateway.Config, c *store.CacheConfig) { c.MaxStaleness = 1000 * time.Hour })
 	ctx := t.Context()
 	w.key("payments", keys.ES256)
 	of(w.CreateKey(ctx, admin, api.CreateKeyRequest{Name: "hidden", Algorithm: "ES256"})).ok(t)

@@ -30,17 +30,20 @@ import (
 // in memory, and can be made to fail.
 type world struct {
 	*gateway.Service
-	t      *testing.T
-	hsm    *hsmtest.Faulty
-	store  *store.SQLite
-	cache  *store.Cache
-	log    *audit.Log
-	dir    string // of the log
-	engine *rotation.Engine
-	usage  *usage.Meter
-	issuer *authztest.Issuer
-	offset atomic.Int64 // of the clock
-	read   int          // records seen by news
+	t     *testing.T
+	hsm   *hsmtest.Faulty
+	store *store.SQLite
+	cache *store.Cache
+	log   *audit.Log
+	dir   string // of the log
+	dbDir string // of the store
+	// snapshots is what the Service has for a cache.
+	snapshots *snapshots
+	engine    *rotation.Engine
+	usage     *usage.Meter
+	issuer    *authztest.Issuer
+	offset    atomic.Int64 // of the clock
+	read      int          // records seen by news
 }
 
 // policies of the world: admins may do everything; agents use the keys of
@@ -61,10 +64,15 @@ const policies = `
 @id("everybody") permit(principal, action == Action::"verify", resource is Key) when { resource.hasTag("open") };
 @id("clerks") permit(principal in Group::"clerks", action == Action::"list-approvals", resource);
 @id("wardens") permit(principal in Group::"wardens", action == Action::"list-agents", resource);
+@id("plumbers") permit(principal in Group::"plumbers", action in [Action::"list-webhooks", Action::"retry-webhook"], resource);
+@id("saviors") permit(principal in Group::"saviors", action == Action::"recover", resource is Key);
 @id("destroyers") permit(principal in Group::"destroyers", action in [Action::"read", Action::"destroy"], resource is Key);
 @id("siem") permit(principal in Group::"siem", action == Action::"trigger", resource == Trigger::"leak");
 @id("public") permit(principal, action == Action::"jwks", resource is Key) when { resource.hasTag("public") };
 `
+
+// snapshots lets a test exchange the cache, as a restart does.
+type snapshots struct{ *store.Cache }
 
 type option func(*gateway.Config, *store.CacheConfig)
 
@@ -79,7 +87,8 @@ func newWorld(t *testing.T, opts ...option) *world {
 		}
 	}
 	var err error
-	w.store, err = store.OpenSQLite(ctx, filepath.Join(t.TempDir(), "keyhole.db"), []byte("32 bytes to seal rows of a test."))
+	w.dbDir = t.TempDir()
+	w.store, err = store.OpenSQLite(ctx, filepath.Join(w.dbDir, "keyhole.db"), []byte("32 bytes to seal rows of a test."))
 	must(err)
 	t.Cleanup(func() { w.store.Close() })
 	w.log, err = audit.Open(audit.Config{Dir: w.dir, Node: "node", Log: discard, Now: w.now})
@@ -102,7 +111,8 @@ func newWorld(t *testing.T, opts ...option) *world {
 	}
 	w.cache = store.NewCache(w.store, caching)
 	must(w.cache.Refresh(ctx))
-	c.Snapshots = w.cache
+	w.snapshots = &snapshots{w.cache}
+	c.Snapshots = w.snapshots
 	w.usage = usage.New(usage.Config{Store: w.store, Node: "node", Now: w.now, Log: discard})
 	must(w.usage.Load(ctx))
 	if c.Usage == nil {
