@@ -208,7 +208,7 @@ func TestFlapping(t *testing.T) {
 	k := newKit(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	var acknowledged [3]atomic.Uint64
+	acknowledged := []*atomic.Uint64{{}, {}, {}}
 	for i := range acknowledged {
 		wg.Go(func() {
 			for ctx.Err() == nil {
@@ -226,7 +226,11 @@ func TestFlapping(t *testing.T) {
 			}
 		}
 	})
-	for n := range 60 {
+	busy := func() bool {
+		return !slices.ContainsFunc(acknowledged, func(n *atomic.Uint64) bool { return n.Load() < 1000 })
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for n := 0; (n < 60 || !busy()) && time.Now().Before(deadline); n++ {
 		k.store.fail([]error{nil, keys.ErrStore, nil, keys.ErrStore}[n%4], n%4 == 3)
 		for i := range acknowledged {
 			want := acknowledged[i].Load()
