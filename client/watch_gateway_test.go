@@ -103,8 +103,9 @@ func TestAgentAcrossRotations(t *testing.T) {
 		}
 		is(t, sign(), to)
 	}
-	if _, err := g.admin.Revoke(t.Context(), keys.VersionID{Key: "payments", Number: 3}, api.VersionActRequest{}); err != nil {
-		t.Fatal(err)
+	k, err := g.admin.Revoke(t.Context(), keys.VersionID{Key: "payments", Number: 3}, api.VersionActRequest{})
+	if err != nil || k.ActiveVersion != 4 {
+		t.Fatalf("the active version is %d, %v", k.ActiveVersion, err)
 	}
 	is(t, sign(), "payments.v4")
 	stop()

@@ -9,10 +9,8 @@ import (
 
 // Show returns the commands that change nothing and need no administrator.
 func Show(a *app.App) []*cobra.Command {
-	return []*cobra.Command{jwksCmd(a), whoamiCmd(a), openAPICmd(a)}
+	return []*cobra.Command{jwksCmd(a), statusCmd(a), whoamiCmd(a), openAPICmd(a)}
 }
 
-// Manage returns the commands about keys, versions and rotations.
-func Manage(a *app.App) []*cobra.Command {
-	return []*cobra.Command{keyCmd(a), rotateCmd(a), rotationCmd(a), versionCmd(a)}
-}
+// Manage returns the commands about keys.
+func Manage(a *app.App) []*cobra.Command { return []*cobra.Command{keyCmd(a)} }

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"strings"
 
@@ -11,6 +10,7 @@ import (
 
 	"keyhole/client"
 	"keyhole/cmd/keyhole/internal/app"
+	"keyhole/cmd/keyhole/internal/show"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 )
@@ -18,13 +18,17 @@ import (
 func keyCreateCmd(a *app.App) *cobra.Command {
 	var req api.CreateKeyRequest
 	var tags []string
-	var period string
+	var policy policyFlags
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a key: its version 1 is generated and active at once",
 		Long: `Creates a key. Its version 1 is generated in the HSM, non-extractable, and is
-active at once. Name and purpose are for good; a name is never used twice.`,
+active at once. Name and purpose are for good; a name is never used twice.
+
+Without any of the policy's flags the key is rotated by hand only, at once, and
+its old versions are kept for verifying and decrypting.`,
 		Example: `  keyhole key create payments --algorithm ES256 --tag team=billing --period 90d
+  keyhole key create invoices --algorithm ES256 --period 90d --announce 1d --acks all --acks-timeout 3d --overlap 30d
   keyhole key create mail --algorithm RSA-OAEP-256 --bits 3072`,
 		Args:        app.Operands,
 		Annotations: map[string]string{app.Slow: "generating a key in the HSM"},
@@ -36,23 +40,27 @@ active at once. Name and purpose are for good; a name is never used twice.`,
 					return err
 				}
 			}
-			if req.Policy, err = policyOf(cmd.Flags(), period); err != nil {
-				return err
+			if policy.given(cmd.Flags()) {
+				req.Policy = new(api.Policy)
+				if err := policy.change(cmd.Flags(), req.Policy); err != nil {
+					return err
+				}
 			}
 			k, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) { return c.CreateKey(ctx, req) })
 			if err != nil {
 				return err
 			}
-			return a.Print(k, keyText(k))
+			return a.Print(k, show.Key(k))
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringVar(&req.Algorithm, "algorithm", "", "`NAME` of the algorithm: "+strings.Join(algorithms(), ", "))
+	f.StringVar(&req.Algorithm, "algorithm", "", "`NAME` of the algorithm: "+strings.Join(app.Algorithms(), ", "))
 	f.IntVar(&req.Bits, "bits", 0, "`SIZE` of RSA keys: 2048, 3072 (default) or 4096")
 	f.StringVar(&req.Token, "token", "", "`NAME` of the HSM token to make it on (default: the gateway's first)")
-	keyFlags(cmd, &req.Description, &tags, &period)
-	app.Complete(cmd, "algorithm", algorithms()...)
+	keyFlags(cmd, &req.Description, &tags)
+	policy.add(cmd)
+	app.Complete(cmd, "algorithm", app.Algorithms()...)
 	app.Complete(cmd, "bits", "2048", "3072", "4096")
 	app.Complete(cmd, "token")
 	_ = cmd.MarkFlagRequired("algorithm") // it exists, four lines up
@@ -60,37 +68,29 @@ active at once. Name and purpose are for good; a name is never used twice.`,
 }
 
 // keyFlags are what can be said about a key, at first and later.
-func keyFlags(cmd *cobra.Command, description *string, tags *[]string, period *string) {
+func keyFlags(cmd *cobra.Command, description *string, tags *[]string) {
 	f := cmd.Flags()
 	f.StringVar(description, "description", "", "`TEXT` about the key")
 	f.StringArrayVar(tags, "tag", nil, "`NAME=VALUE` that policies can ask for; may be repeated")
-	f.StringVar(period, "period", "", "rotate by itself after this `TIME`, such as 90d or 720h; 0s: never")
 	app.Complete(cmd, "description")
 	app.Complete(cmd, "tag")
-	app.Complete(cmd, "period", "30d", "90d", "365d", "0s")
-}
-
-// policyOf returns the policy that the flags ask for; nil if they do not.
-func policyOf(f *pflag.FlagSet, period string) (*api.Policy, error) {
-	if !f.Changed("period") {
-		return nil, nil
-	}
-	d, err := parsePeriod(period)
-	return &api.Policy{Period: api.Duration(d)}, err
 }
 
 func keyUpdateCmd(a *app.App) *cobra.Command {
-	var description, period string
+	var description string
 	var tags, untag []string
 	var epoch uint64
+	var policy policyFlags
 	cmd := &cobra.Command{
 		Use:   "update KEY",
-		Short: "Change a key's description, tags or rotation period",
-		Long: `Changes what is given and leaves the rest. Tags are changed one by one.
+		Short: "Change a key's description, tags or policy",
+		Long: `Changes what is given and leaves the rest: tags one by one, and of the policy
+the fields whose flags are given. A rotation under way keeps its plan.
 
 With --epoch the change is made only if the key still is at that epoch, which
 key show tells.`,
 		Example: `  keyhole key update payments --period 30d
+  keyhole key update payments --acks quorum:60 --acks-timeout 1d
   keyhole key update payments --tag team=billing --untag legacy`,
 		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -103,12 +103,12 @@ key show tells.`,
 			if err != nil {
 				return err
 			}
-			if req.Policy, err = policyOf(f, period); err != nil {
+			if err := policy.change(f, new(api.Policy)); err != nil { // before anything is asked for
 				return err
 			}
 			k, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Key, error) {
-				if f.Changed("tag") || f.Changed("untag") {
-					if err := mergeTags(ctx, c, args[0], &req, set, untag); err != nil {
+				if policy.given(f) || f.Changed("tag") || f.Changed("untag") {
+					if err := merge(ctx, c, args[0], &req, f, &policy, set, untag); err != nil {
 						return api.Key{}, err
 					}
 				}
@@ -117,26 +117,39 @@ key show tells.`,
 			if err != nil {
 				return err
 			}
-			return a.Print(k, keyText(k))
+			return a.Print(k, show.Key(k))
 		},
 		ValidArgsFunction: a.CompleteKeys,
 	}
-	keyFlags(cmd, &description, &tags, &period)
+	keyFlags(cmd, &description, &tags)
+	policy.add(cmd)
 	f := cmd.Flags()
 	f.StringArrayVar(&untag, "untag", nil, "`NAME` of a tag to remove; may be repeated")
 	f.Uint64Var(&epoch, "epoch", 0, "change it only if it is at this `EPOCH`")
 	app.Complete(cmd, "untag")
 	app.Complete(cmd, "epoch")
-	cmd.MarkFlagsOneRequired("description", "tag", "untag", "period")
+	cmd.MarkFlagsOneRequired(append([]string{"description", "tag", "untag"}, policyNames...)...)
 	return cmd
 }
 
-// mergeTags changes single tags: it reads the key, and makes the request
-// conditional on nobody having changed it since.
-func mergeTags(ctx context.Context, c *client.Client, name string, req *api.UpdateKeyRequest, set map[string]string, remove []string) error {
+// merge changes single tags and single fields of the policy: it reads the
+// key, and makes the request conditional on nobody having changed it since.
+func merge(ctx context.Context, c *client.Client, name string, req *api.UpdateKeyRequest, f *pflag.FlagSet, policy *policyFlags, set map[string]string, remove []string) error {
 	k, err := c.Key(ctx, name)
 	if err != nil {
 		return err
+	}
+	if req.Epoch == 0 {
+		req.Epoch = k.Epoch
+	}
+	if policy.given(f) {
+		req.Policy = &k.Policy
+		if err := policy.change(f, req.Policy); err != nil {
+			return err
+		}
+	}
+	if len(set) == 0 && len(remove) == 0 {
+		return nil
 	}
 	tags := maps.Clone(k.Tags)
 	if tags == nil {
@@ -150,47 +163,5 @@ func mergeTags(ctx context.Context, c *client.Client, name string, req *api.Upda
 	}
 	maps.Copy(tags, set)
 	req.Tags = &tags
-	if req.Epoch == 0 {
-		req.Epoch = k.Epoch
-	}
 	return nil
-}
-
-func algorithms() []string {
-	var names []string
-	for _, a := range keys.Algorithms() {
-		names = append(names, string(a))
-	}
-	return names
-}
-
-func rotateCmd(a *app.App) *cobra.Command {
-	var req api.RotateRequest
-	cmd := &cobra.Command{
-		Use:   "rotate KEY",
-		Short: "Make and activate a key's next version",
-		Long: `Generates the next version of KEY in the HSM and activates it. The old version
-signs and encrypts no more, and goes on to verify and decrypt. Agents notice
-nothing: they name the key, not the version.`,
-		Example: `  keyhole rotate payments
-  keyhole rotate payments --reason personnel-change --algorithm ES384`,
-		Args:        app.Operands,
-		Annotations: map[string]string{app.Slow: "generating a key in the HSM"},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.Rotation, error) { return c.Rotate(ctx, args[0], req) })
-			if err != nil {
-				return err
-			}
-			return a.Print(r, app.Line("%s.v%d -> %s.v%d: %s (rotation %s)", r.Key, r.From, r.Key, r.To, r.Phase, r.ID))
-		},
-		ValidArgsFunction: a.CompleteKeys,
-	}
-	f := cmd.Flags()
-	f.StringVar(&req.Reason, "reason", "", fmt.Sprintf("`WORD` for the record: %s (default), scheduled, compromise, personnel-change, deployment, usage-threshold", keys.ReasonManual))
-	f.StringVar(&req.Algorithm, "algorithm", "", "change the key's algorithm to `NAME`, within its purpose")
-	f.IntVar(&req.Bits, "bits", 0, "change the `SIZE` of RSA keys: 2048, 3072 or 4096")
-	app.Complete(cmd, "reason", "manual", "scheduled", "compromise", "personnel-change", "deployment", "usage-threshold")
-	app.Complete(cmd, "algorithm", algorithms()...)
-	app.Complete(cmd, "bits", "2048", "3072", "4096")
-	return cmd
 }

@@ -10,6 +10,7 @@ import (
 
 	"keyhole/client"
 	"keyhole/cmd/keyhole/internal/app"
+	"keyhole/cmd/keyhole/internal/show"
 	"keyhole/cmd/keyhole/internal/term"
 	"keyhole/gateway/api"
 	"keyhole/keys"
@@ -19,10 +20,10 @@ func keyCmd(a *app.App) *cobra.Command {
 	return app.Group(&cobra.Command{
 		Use:     "key",
 		Aliases: []string{"keys"},
-		Short:   "List, show, create and change keys",
-		Long:    "Lists, shows, creates and changes keys.",
+		Short:   "List, show, create, change, delete and restore keys",
+		Long:    "Lists, shows, creates, changes, deletes and restores keys.",
 		Example: `  keyhole key create payments --algorithm ES256`,
-	}, keyListCmd(a), keyShowCmd(a), keyPublicCmd(a), keyCreateCmd(a), keyUpdateCmd(a))
+	}, keyListCmd(a), keyShowCmd(a), keyPublicCmd(a), keyCreateCmd(a), keyUpdateCmd(a), keyDeleteCmd(a), keyRestoreCmd(a))
 }
 
 func keyListCmd(a *app.App) *cobra.Command {
@@ -37,13 +38,18 @@ func keyListCmd(a *app.App) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.KeyList, error) {
 				all := api.KeyList{Keys: []api.Key{}}
-				for k, err := range c.Keys(ctx) {
+				for after := ""; ; {
+					list, err := c.KeysPage(ctx, after, 0)
 					if err != nil {
 						return all, err
 					}
-					all.Keys = append(all.Keys, k)
+					all.Keys = append(all.Keys, list.Keys...)
+					all.Damaged = append(all.Damaged, list.Damaged...)
+					if list.Next <= after { // names grow from page to page
+						return all, nil
+					}
+					after = list.Next
 				}
-				return all, nil
 			})
 			if err != nil {
 				return err
@@ -51,9 +57,12 @@ func keyListCmd(a *app.App) *cobra.Command {
 			return a.Print(list, func(w io.Writer) error {
 				rows := [][]string{{"NAME", "PURPOSE", "ALGORITHM", "ACTIVE", "VERSIONS", "TOKEN", "TAGS"}}
 				for _, k := range list.Keys {
-					rows = append(rows, []string{k.Name, k.Purpose, k.Algorithm, activeText(k), fmt.Sprint(len(k.Versions)), k.Token, app.TagsText(k.Tags)})
+					rows = append(rows, []string{k.Name, k.Purpose, k.Algorithm, show.Active(k), fmt.Sprint(len(k.Versions)), k.Token, app.TagsText(k.Tags)})
 				}
-				return term.Table(w, rows...)
+				if err := term.Table(w, rows...); err != nil || len(list.Damaged) == 0 {
+					return err
+				}
+				return app.Line("DAMAGED, what is stored of them was altered, nothing is done with them: %s", strings.Join(list.Damaged, " "))(w)
 			})
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -72,7 +81,7 @@ func keyShowCmd(a *app.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.Print(k, keyText(k))
+			return a.Print(k, show.Key(k))
 		},
 		ValidArgsFunction: a.CompleteKeys,
 	}
@@ -96,7 +105,7 @@ as PEM, for openssl and others. -o json prints the description of the version.`,
 			if err != nil {
 				return err
 			}
-			v, err := versionIn(k, id)
+			v, err := show.Version(k, id)
 			if err != nil {
 				return err
 			}
@@ -110,68 +119,4 @@ as PEM, for openssl and others. -o json prints the description of the version.`,
 		},
 		ValidArgsFunction: a.CompleteKeys,
 	}
-}
-
-func activeText(k api.Key) string {
-	if k.ActiveVersion == 0 {
-		return "none"
-	}
-	return fmt.Sprintf("%s.v%d", k.Name, k.ActiveVersion)
-}
-
-// keyText writes a key for people.
-func keyText(k api.Key) func(io.Writer) error {
-	return func(w io.Writer) error {
-		err := term.Table(w,
-			[]string{"name", k.Name},
-			[]string{"purpose", k.Purpose},
-			[]string{"algorithm", fmt.Sprintf("%s (%d bits)", k.Algorithm, k.Bits)},
-			[]string{"active", activeText(k)},
-			[]string{"rotation", periodText(k.Policy.Period)},
-			[]string{"token", k.Token},
-			[]string{"tags", app.TagsText(k.Tags)},
-			[]string{"description", app.Or(k.Description)},
-			[]string{"created", app.Stamp(k.CreatedAt.Time)},
-			[]string{"epoch", fmt.Sprint(k.Epoch)},
-		)
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintln(w); err != nil {
-			return err
-		}
-		rows := [][]string{{"VERSION", "STATE", "ALGORITHM", "CREATED", "ACTIVATED", "ENDED", "NOTE"}}
-		for _, v := range k.Versions {
-			rows = append(rows, []string{
-				v.KeyID, v.State, v.Algorithm, app.Stamp(v.CreatedAt.Time), app.Stamp(v.ActivateAt.Time), endText(v), noteText(v),
-			})
-		}
-		return term.Table(w, rows...)
-	}
-}
-
-// endText is when a version's use ended, by whatever did it last.
-func endText(v api.Version) string {
-	end := v.DeactivatedAt
-	for _, t := range []api.Time{v.SuspendedAt, v.RevokedAt, v.DestroyedAt} {
-		if t.After(end.Time) {
-			end = t
-		}
-	}
-	return app.Stamp(end.Time)
-}
-
-// noteText is what else people should know of a version.
-func noteText(v api.Version) string {
-	var notes []string
-	if v.RevokeReason != "" {
-		notes = append(notes, v.RevokeReason)
-	}
-	if !v.DestroyAt.IsZero() && v.DestroyedAt.IsZero() {
-		notes = append(notes, "will be destroyed at "+app.Stamp(v.DestroyAt.Time))
-	}
-	if v.DestroyedAt.IsZero() && (!v.HSM.NeverExtractable || !v.HSM.AlwaysSensitive) {
-		notes = append(notes, "NOT proven non-extractable")
-	}
-	return app.Or(strings.Join(notes, "; "))
 }

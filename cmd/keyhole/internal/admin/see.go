@@ -39,6 +39,36 @@ either output format.`,
 	}
 }
 
+func statusCmd(a *app.App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status [KEY]",
+		Short: "Show what has become of each published version",
+		Long: `Shows the state of each version whose public key was ever published, of KEY or
+of all keys that you may see. A version is missing from the JWK Set when it may
+not be trusted any more; this says why.`,
+		Example: `  keyhole status payments`,
+		Args:    app.Operands,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key := ""
+			if len(args) > 0 {
+				key = args[0]
+			}
+			set, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.StatusSet, error) { return c.Status(ctx, key) })
+			if err != nil {
+				return err
+			}
+			return a.Print(set, func(w io.Writer) error {
+				rows := [][]string{{"VERSION", "STATE", "REVOKED"}}
+				for _, v := range set.Keys {
+					rows = append(rows, []string{v.KeyID, v.State, app.Stamp(v.RevokedAt.Time)})
+				}
+				return term.Table(w, rows...)
+			})
+		},
+		ValidArgsFunction: a.CompleteKeys,
+	}
+}
+
 func whoamiCmd(a *app.App) *cobra.Command {
 	return &cobra.Command{
 		Use:     "whoami",

@@ -2,7 +2,8 @@ package app
 
 import "fmt"
 
-// ItemsError says that items of a batch failed.
+// ItemsError says that items of a batch, or of what a command did at one
+// time, failed.
 type ItemsError struct{ Failed, Done int }
 
 func (e *ItemsError) Error() string {

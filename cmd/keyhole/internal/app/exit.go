@@ -23,6 +23,8 @@ const (
 	ExitConflict    = 6
 	ExitUnavailable = 7
 	ExitItems       = 8
+	ExitAborted     = 9
+	ExitPending     = 10
 	ExitInterrupted = 130
 )
 
@@ -35,7 +37,9 @@ const ExitHelp = `  0    done
   5    no such key, version or rotation, or none that you may see
   6    not possible now: the name is taken, the version's state forbids it, a rotation runs, changed meanwhile
   7    the gateway or its HSM cannot be reached, is overloaded or took too long: try again later
-  8    a batch went through, and some of its items failed
+  8    a batch, trigger or repair went through, and some of its items failed
+  9    the rotation that was waited for was aborted
+  10   nothing is done yet: another person must approve it first
   130  interrupted (Ctrl-C); 143 terminated
 `
 
@@ -43,6 +47,14 @@ const ExitHelp = `  0    done
 type Silent struct{ Code int }
 
 func (s Silent) Error() string { return fmt.Sprintf("exit code %d", s.Code) }
+
+// Left is an interruption that leaves something going on.
+type Left struct{ Text string }
+
+func (l *Left) Error() string { return l.Text }
+
+// Unwrap returns context.Canceled.
+func (l *Left) Unwrap() error { return context.Canceled }
 
 // exitTable maps errors to codes: the first row with an error that it is
 // decides.
@@ -53,9 +65,9 @@ var exitTable = []struct {
 	{ExitRefused, []error{keys.ErrUnauthenticated, keys.ErrForbidden}},
 	{ExitInvalid, []error{keys.ErrDecrypt}},
 	{ExitNotFound, []error{keys.ErrKeyNotFound, keys.ErrVersionNotFound, keys.ErrNotFound}},
-	{ExitConflict, []error{keys.ErrKeyExists, keys.ErrKeyRetired, keys.ErrConflict, keys.ErrRotationRunning, keys.ErrVersionState, keys.ErrNoActiveVersion}},
+	{ExitConflict, []error{keys.ErrKeyExists, keys.ErrKeyRetired, keys.ErrConflict, keys.ErrRotationRunning, keys.ErrVersionState, keys.ErrNoActiveVersion, keys.ErrNotSubscribed, keys.ErrInUse}},
 	{ExitUnavailable, []error{
-		keys.ErrRateLimited, keys.ErrOverloaded, keys.ErrTimeout, keys.ErrHSM, keys.ErrAudit, keys.ErrStore, keys.ErrStale, context.DeadlineExceeded,
+		keys.ErrRateLimited, keys.ErrOverloaded, keys.ErrTimeout, keys.ErrHSM, keys.ErrAudit, keys.ErrStore, keys.ErrStale, keys.ErrTampered, context.DeadlineExceeded,
 	}},
 	{ExitUsage, []error{
 		keys.ErrMalformed, keys.ErrInvalid, keys.ErrWrongPurpose, keys.ErrUnsupported, keys.ErrTooLarge, keys.ErrMediaType, keys.ErrMethod,
@@ -106,7 +118,12 @@ func (a *App) Report(ctx context.Context, cmd *cobra.Command, err error) int {
 	case err == nil || errors.As(err, &said):
 		return code
 	case ctx.Err() != nil:
-		a.Streams.Sayf("keyhole: interrupted\n")
+		text := "interrupted"
+		var left *Left
+		if errors.As(err, &left) {
+			text += ": " + left.Text
+		}
+		a.Streams.Sayf("keyhole: %s\n", term.Clean(text))
 		return ExitInterrupted
 	}
 	line := errorText(err)
@@ -139,3 +156,7 @@ func errorText(err error) string {
 	}
 	return err.Error()
 }
+
+// Unavailable reports whether err may pass by itself: the gateway or its HSM
+// cannot be reached, is overloaded or took too long.
+func Unavailable(err error) bool { return exitCode(err) == ExitUnavailable }

@@ -43,6 +43,12 @@ func (a *App) hint(ctx context.Context, err error) string {
 		return "sign and verify take files of any size with --hash, which sends a digest only"
 	case errors.Is(err, keys.ErrRotationRunning):
 		return "keyhole rotation list KEY shows it"
+	case errors.Is(err, keys.ErrInUse):
+		return "keyhole usage KEY shows who uses it; --force with --reason overrides that, and another person must approve it"
+	case errors.Is(err, keys.ErrNotSubscribed):
+		return "keyhole subscribe KEY first"
+	case errors.Is(err, keys.ErrTampered):
+		return "keyhole reconcile --dry-run and the gateway's log say more"
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"fmt"
 	"strings"
 
 	"keyhole/keys"
@@ -45,4 +46,29 @@ func ParseTags(pairs []string) (map[string]string, error) {
 		tags[name] = value
 	}
 	return tags, nil
+}
+
+// PluralOf writes a number of things.
+func PluralOf(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// Reasons are those that a rotation can be asked for with.
+func Reasons() []string {
+	return []string{
+		string(keys.ReasonManual), string(keys.ReasonScheduled), string(keys.ReasonCompromise), string(keys.ReasonPersonnelChange),
+		string(keys.ReasonDeployment), string(keys.ReasonUsageThreshold),
+	}
+}
+
+// Algorithms are the names of all algorithms.
+func Algorithms() []string {
+	var names []string
+	for _, a := range keys.Algorithms() {
+		names = append(names, string(a))
+	}
+	return names
 }

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -46,13 +47,15 @@ func Group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 }
 
 // Operands accepts as many operands as the names in cmd.Use, of which those
-// in brackets may be left out.
+// in brackets may be left out, and those with dots repeated.
 func Operands(cmd *cobra.Command, args []string) error {
 	var need, most int
 	var missing string
 	line := strings.TrimSuffix(cmd.UseLine(), " [flags]")
 	for _, word := range strings.Fields(cmd.Use)[1:] {
-		most++
+		if most++; strings.HasSuffix(strings.TrimSuffix(word, "]"), "...") {
+			most = math.MaxInt
+		}
 		if !strings.HasPrefix(word, "[") {
 			if need++; need == len(args)+1 {
 				missing = word

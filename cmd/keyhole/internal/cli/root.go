@@ -2,12 +2,17 @@ package cli
 
 import (
 	"context"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"keyhole/cmd/keyhole/internal/admin"
 	"keyhole/cmd/keyhole/internal/app"
 	"keyhole/cmd/keyhole/internal/data"
+	"keyhole/cmd/keyhole/internal/follow"
+	"keyhole/cmd/keyhole/internal/lifecycle"
+	"keyhole/cmd/keyhole/internal/operate"
+	"keyhole/cmd/keyhole/internal/people"
 	"keyhole/cmd/keyhole/internal/policy"
 )
 
@@ -55,7 +60,9 @@ func newRoot(a *app.App) *cobra.Command {
 	}
 	add("Use keys", data.Commands(a)...)
 	add("See keys", admin.Show(a)...)
-	add("Manage keys", admin.Manage(a)...)
+	add("Manage keys", slices.Concat(admin.Manage(a), lifecycle.Commands(a))...)
+	add("Follow keys", follow.Commands(a)...)
+	add("People and gateways", slices.Concat(people.Commands(a), operate.Commands(a))...)
 	const other = "Other"
 	add(other, policy.Command(a))
 	root.SetHelpCommandGroupID(other)
