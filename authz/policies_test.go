@@ -45,6 +45,9 @@ forbid(principal, action, resource is Key)
 when { resource.hasTag("env") && resource.getTag("env") == "prod" }
 unless { context.source_ip.isInRange(ip("10.0.0.0/8")) && context.method like "*mtls" };
 
+@id("siem")
+permit(principal == Agent::"jwt:corp:siem", action == Action::"trigger", resource == Trigger::"leak");
+
 @id("no-archived")
 forbid(principal, action == Action::"recover", resource) when { context.version_state == "compromised" };
 `
@@ -166,6 +169,15 @@ func TestDecide(t *testing.T) {
 
 	p.allow("admins", "jwt:corp:root", "recover", with(in("admins"), state("archived"))...)
 	p.deny("no-archived", "jwt:corp:root", "recover", with(in("admins"), state("compromised"))...)
+
+	leak := func(r *authz.Request) { r.Resource = authz.Resource{Type: authz.TypeTrigger, Name: "leak"} }
+	p.allow("siem", "jwt:corp:siem", "trigger", leak)
+	p.deny("", "jwt:corp:siem", "trigger", func(r *authz.Request) { r.Resource = authz.Resource{Type: authz.TypeTrigger, Name: "deploy"} })
+	p.deny("", "jwt:corp:siem", "trigger", key("leak"))
+	p.deny("", "jwt:corp:siem", "rotate", key("leak"))
+	p.allow("admins", "jwt:corp:root", "trigger", leak, in("admins"))
+	p.allow("admins", "jwt:corp:root", "block-agent", onGateway, in("admins"))
+	p.deny("", "jwt:corp:siem", "block-agent", onGateway)
 
 	p.deny("", "jwt:corp:root", "no-such-action", with(in("admins"))...)
 	p.deny("", "jwt:corp:root", "", with(in("admins"))...)

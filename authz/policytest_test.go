@@ -27,6 +27,16 @@ const caseText = `
   action: decrypt
   key: invoices
   context: {method: mtls, payload_size: 10, version_state: active, source_ip: 10.0.0.1}
+- allow: jwt:corp:siem
+  action: trigger
+  trigger: leak
+  by: [siem]
+- deny: jwt:corp:siem
+  action: trigger
+  trigger: deploy
+- allow: jwt:corp:root
+  groups: [admins]
+  action: block-agent
 - deny: jwt:corp:root
   groups: [admins]
   action: sign
@@ -44,10 +54,10 @@ func TestRunCases(t *testing.T) {
 		t.Fatal(err)
 	}
 	results := authz.RunCases(p.p, cases)
-	if len(results) != 5 {
+	if len(results) != 8 {
 		t.Fatalf("%d results", len(results))
 	}
-	for i, line := range []int{3, 10, 15, 17, 21} {
+	for i, line := range []int{3, 10, 15, 17, 21, 25, 28, 31} {
 		if r := results[i]; !r.OK || r.Problem != "" || r.Line != line {
 			t.Errorf("case %d (line %d, want %d): %s", i, r.Line, line, r.Problem)
 		}
@@ -87,6 +97,11 @@ func TestBadCases(t *testing.T) {
 		"neither":          {"- action: sign\n  key: a", "line 1: a case has a principal"},
 		"unknown action":   {"- {allow: x, action: sign, key: a}\n- {allow: x, action: sing, key: a}", `line 2: unknown action "sing"`},
 		"no key":           {"- {allow: x, action: sign}", "is about a key"},
+		"no trigger":       {"- {allow: x, action: trigger}", "is about a trigger"},
+		"key of a trigger": {"- {allow: x, action: trigger, key: a}", "is about a trigger, not about a key"},
+		"trigger of a key": {"- {allow: x, action: sign, trigger: a}", "is about a key, not about a trigger"},
+		"key and trigger":  {"- {allow: x, action: sign, key: a, trigger: a}", "not about both"},
+		"a trigger":        {"- {allow: x, action: random, trigger: a}", "not about a trigger"},
 		"a key":            {"- {allow: x, action: random, key: a}", "not about a key"},
 		"no address":       {"- {allow: x, action: sign, key: a, context: {source_ip: here}}", `"here"`},
 		"a number of text": {"- {allow: x, action: sign, key: a, context: {payload_size: big}}", ""},
