@@ -70,6 +70,25 @@ type memory struct {
 	cut       bool
 	failed    error
 	uncommits bool
+	hangs     bool
+}
+
+func (m *memory) EventRange(ctx context.Context) (oldest, newest uint64, err error) {
+	m.mu.Lock()
+	hangs := m.hangs
+	m.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+		return 0, 0, ctx.Err()
+	}
+	return m.Store.EventRange(ctx)
+}
+
+// hang has the event stream hang from now on, or not.
+func (m *memory) hang(hangs bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hangs = hangs
 }
 
 func (m *memory) Commit(ctx context.Context, c store.Change) error {

@@ -93,9 +93,8 @@ type stream struct {
 
 // begin sends the headers and leaves the places of requests.
 func (s *stream) begin() error {
-	// The limits of the server are made for answers that end. What is sent has
-	// its own time, and nothing more is read.
-	if err := errors.Join(s.control.SetReadDeadline(time.Time{}), s.patience()); err != nil {
+	// The server's limit is made for answers that end.
+	if err := s.patience(); err != nil {
 		return err
 	}
 	c := s.c

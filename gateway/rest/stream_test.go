@@ -20,6 +20,7 @@ import (
 	"keyhole/audit"
 	"keyhole/authz"
 	"keyhole/gateway/api"
+	"keyhole/hsm/hsmtest"
 	"keyhole/keys"
 	"keyhole/rotation"
 )
@@ -240,9 +241,10 @@ func TestStreamsThatAreRefused(t *testing.T) {
 	agent.do("GET", "/v1/events", strings.NewReader("{}")).refused(400, "malformed_request")
 	s.nobody(t).get("/v1/events").refused(401, "unauthenticated")
 	s.as(t, "other").get("/v1/events?key=payments").refused(404, "key_not_found")
-	if head := agent.do("HEAD", "/v1/events?key=payments", nil).want(200); head.header.Get("Content-Type") != "text/event-stream" {
+	if head := agent.overHTTP1().do("HEAD", "/v1/events?key=payments", nil).want(200); head.header.Get("Content-Type") != "text/event-stream" {
 		t.Errorf("HEAD: %v", head.header)
 	}
+	eventually(t, "HEAD is done with", func() bool { return s.observed.count(observation{"/v1/events", "HEAD", 200}) == 1 })
 	agent.do("HEAD", "/v1/events?key=nosuch", nil).want(404)
 	// Line breaks do not get in by the header: what net/http takes for the end
 	// of a line begins another header.
@@ -262,8 +264,10 @@ func TestStreamsOutliveTimeouts(t *testing.T) {
 	const short = time.Second
 	s := start(t)
 	k := s.kit
-	k.cfg.Timeout, k.cfg.Heartbeat = short, 20*time.Millisecond
-	k.shape = func(server *http.Server) { server.ReadTimeout, server.WriteTimeout, server.IdleTimeout = short, short, short }
+	k.cfg.Timeout, k.cfg.StreamWrite, k.cfg.Heartbeat = short, short, 20*time.Millisecond
+	k.shape = func(server *http.Server) {
+		server.ReadTimeout, server.WriteTimeout, server.IdleTimeout = short, short, short
+	}
 	s = k.serve(t)
 	followers := map[string]*follower{"HTTP/2.0": s.as(t, "agent").follow("/v1/events"), "HTTP/1.1": s.as(t, "agent").overHTTP1().follow("/v1/events")}
 	for begun := time.Now(); time.Since(begun) < 5*short/2; {
@@ -345,6 +349,36 @@ func TestStreamLimits(t *testing.T) {
 	}
 	first.close()
 	eventually(t, "the place is free again", func() bool { return s.opens(agent) })
+
+	// All of them gone, there is one place for requests again and not more.
+	for _, f := range []*follower{second, third, fourth} {
+		f.close()
+	}
+	ended := func() bool {
+		return s.observed.count(observation{"/v1/events", "GET", 200}) >= 5
+	}
+	eventually(t, "the streams end", ended)
+	entered, release := s.hsm.Block(hsmtest.Sign, 1)
+	defer release()
+	var wg sync.WaitGroup
+	wg.Go(func() { agent.post("/v1/keys/payments/sign", `{"payload":""}`).want(200) })
+	<-entered
+	admin.get("/v1/whoami").refused(503, "overloaded")
+	release()
+	wg.Wait()
+}
+
+// A stream that does not come about in time is refused like any request.
+func TestStreamsBeginInTime(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	k := s.kit
+	k.cfg.Timeout = 100 * time.Millisecond
+	k.store.hang(true)
+	s = k.serve(t)
+	s.as(t, "agent").get("/v1/events").refused(503, "timeout")
+	k.store.hang(false)
+	eventually(t, "it works again", func() bool { return s.opens(s.as(t, "agent")) })
 }
 
 // opens reports whether a stream can be opened.
