@@ -5,6 +5,7 @@ import (
 
 	"keyhole/authz"
 	"keyhole/gateway/api"
+	"keyhole/gateway/internal/forms"
 	"keyhole/keys"
 )
 
@@ -62,8 +63,8 @@ func (s *Service) Decrypt(ctx context.Context, req Request, key string, in api.D
 
 func (s *Service) decrypt(ctx context.Context, o *op, in *api.DecryptRequest) (api.DecryptResponse, error) {
 	var out api.DecryptResponse
-	sealed, perr := parseSealed(o.rec.Key, in)
-	if err := o.authorise(sealed.version.Number); err != nil {
+	sealed, perr := forms.ParseSealed(o.rec.Key, in)
+	if err := o.authorise(sealed.Version.Number); err != nil {
 		return out, err
 	}
 	if perr != nil {
@@ -78,46 +79,12 @@ func (s *Service) decrypt(ctx context.Context, o *op, in *api.DecryptRequest) (a
 	}, nil
 }
 
-// sealed is a parsed ciphertext in either form; exactly one is set.
-type sealed struct {
-	version  keys.VersionID
-	envelope *keys.Envelope
-	jwe      *keys.JWE
-}
-
-func parseSealed(key string, in *api.DecryptRequest) (sealed, error) {
-	var c sealed
-	var err error
-	switch {
-	case (in.Ciphertext == "") == (in.JWE == ""):
-		return c, keys.Errorf(keys.ErrInvalid, "send exactly one of \"ciphertext\" and \"jwe\"")
-	case in.Ciphertext != "":
-		if c.envelope, err = keys.ParseEnvelope(in.Ciphertext); err != nil {
-			return c, err
-		}
-		c.version = c.envelope.Version
-	case in.AAD != nil:
-		return c, keys.Errorf(keys.ErrInvalid, "\"aad\" goes with \"ciphertext\"; a compact JWE carries its own")
-	default:
-		if c.jwe, err = keys.ParseJWE(in.JWE); err != nil {
-			return c, err
-		}
-		if c.version, err = keys.ParseVersionID(c.jwe.Header.KeyID); err != nil {
-			return c, keys.Errorf(keys.ErrInvalid, "the JWE header has no \"kid\" such as %q", clip(key)+".v1")
-		}
-	}
-	if c.version.Key != key {
-		return c, keys.Errorf(keys.ErrInvalid, "the ciphertext was made by the version %s; it cannot be opened by key %q", c.version, clip(key))
-	}
-	return c, nil
-}
-
 // unseal opens a ciphertext by the version it names.
-func (s *Service) unseal(ctx context.Context, o *op, c sealed, aad []byte) (*keys.Version, []byte, error) {
+func (s *Service) unseal(ctx context.Context, o *op, c forms.Sealed, aad []byte) (*keys.Version, []byte, error) {
 	if err := o.purpose(keys.PurposeEncrypt); err != nil {
 		return nil, nil, err
 	}
-	v, err := o.version(c.version.Number)
+	v, err := o.version(c.Version.Number)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -128,13 +95,13 @@ func (s *Service) unseal(ctx context.Context, o *op, c sealed, aad []byte) (*key
 		}
 	}
 	var iv, wrapped, wrapAAD []byte
-	if c.envelope != nil {
-		iv, wrapped, wrapAAD = c.envelope.WrapIV, c.envelope.WrappedKey, keys.WrapAAD(c.version, aad)
+	if c.Envelope != nil {
+		iv, wrapped, wrapAAD = c.Envelope.WrapIV, c.Envelope.WrappedKey, keys.WrapAAD(c.Version, aad)
 	} else {
-		if c.jwe.Header.Algorithm != string(v.Algorithm) {
-			return nil, nil, keys.Errorf(keys.ErrInvalid, "the JWE's \"alg\" is %s; the version %s has %s", c.jwe.Header.Algorithm, c.version, v.Algorithm)
+		if c.JWE.Header.Algorithm != string(v.Algorithm) {
+			return nil, nil, keys.Errorf(keys.ErrInvalid, "the JWE's \"alg\" is %s; the version %s has %s", c.JWE.Header.Algorithm, c.Version, v.Algorithm)
 		}
-		wrapped = c.jwe.EncryptedKey
+		wrapped = c.JWE.EncryptedKey
 	}
 	if err := s.limits.OperationAllowed(o.req.Caller.ID); err != nil {
 		return nil, nil, err
@@ -145,10 +112,10 @@ func (s *Service) unseal(ctx context.Context, o *op, c sealed, aad []byte) (*key
 	}
 	defer clear(dataKey)
 	var plaintext []byte
-	if c.envelope != nil {
-		plaintext, err = c.envelope.OpenPayload(dataKey, aad)
+	if c.Envelope != nil {
+		plaintext, err = c.Envelope.OpenPayload(dataKey, aad)
 	} else {
-		plaintext, err = c.jwe.Open(dataKey)
+		plaintext, err = c.JWE.Open(dataKey)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -171,8 +138,8 @@ func (s *Service) Rewrap(ctx context.Context, req Request, key string, in api.Re
 
 func (s *Service) rewrap(ctx context.Context, o *op, in *api.RewrapRequest) (api.RewrapResponse, error) {
 	var out api.RewrapResponse
-	sealed, perr := parseSealed(o.rec.Key, &api.DecryptRequest{Ciphertext: in.Ciphertext, AAD: in.AAD})
-	if err := o.authorise(sealed.version.Number); err != nil {
+	sealed, perr := forms.ParseSealed(o.rec.Key, &api.DecryptRequest{Ciphertext: in.Ciphertext, AAD: in.AAD})
+	if err := o.authorise(sealed.Version.Number); err != nil {
 		return out, err
 	}
 	if perr != nil {

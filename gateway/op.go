@@ -8,6 +8,7 @@ import (
 
 	"keyhole/audit"
 	"keyhole/authz"
+	"keyhole/gateway/internal/forms"
 	"keyhole/keys"
 )
 
@@ -37,12 +38,7 @@ func notFound(name string) error {
 }
 
 // clip bounds a caller's own text before it is shown back or recorded.
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "..."
-	}
-	return s
-}
+func clip(s string) string { return forms.Clip(s) }
 
 // authorise finds the operation's key and asks the policy. version is the
 // one the request names; 0 means the active one. Errors: ErrStale,

@@ -1,8 +1,10 @@
-package gateway
+package forms_test
 
 import (
 	"bytes"
 	"testing"
+
+	"keyhole/gateway/internal/forms"
 )
 
 // FuzzDER: what is taken as DER is the one spelling of those two numbers.
@@ -19,14 +21,14 @@ func FuzzDER(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, der []byte) {
 		for _, bits := range []int{256, 384, 521} {
-			raw, err := ecdsaRaw(der, bits)
+			raw, err := forms.ECDSAFromDER(der, bits)
 			if err != nil {
 				continue
 			}
 			if len(raw) != 2*((bits+7)/8) {
 				t.Fatalf("%d bits: %d bytes", bits, len(raw))
 			}
-			if back, err := ecdsaDER(raw); err != nil || !bytes.Equal(back, der) {
+			if back, err := forms.ECDSAToDER(raw); err != nil || !bytes.Equal(back, der) {
 				t.Fatalf("%x came back as %x, %v", der, back, err)
 			}
 		}
