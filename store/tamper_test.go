@@ -234,7 +234,7 @@ func TestEveryColumnIsSealed(t *testing.T) {
 			for _, value := range map[string][]string{
 				"INTEGER": {column + " + 1", "-1", "9223372036854775807", "NULL"},
 				"TEXT":    {column + " || 'x'", "''", "'{}'", "'null'"},
-				"BLOB":    {"x'00' || substr(" + column + ", 2)", column + " || x'00'", "x''", "NULL"},
+				"BLOB":    {"CAST(x'00' || substr(" + column + ", 2) AS BLOB)", "CAST(" + column + " || x'00' AS BLOB)", "x''", "NULL"},
 			}[kind] {
 				if _, err := w.raw.ExecContext(t.Context(), set(value)); err != nil {
 					continue // NULL where none may be, or a type that the column does not take
