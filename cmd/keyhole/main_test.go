@@ -15,7 +15,9 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"keyhole/gateway"
 	"keyhole/gateway/gatewaytest"
+	"keyhole/keys"
 )
 
 // binary is keyhole as it is shipped, built once for all tests.
@@ -41,8 +43,9 @@ func TestMain(m *testing.M) {
 // TestScripts runs each script in testdata/script against a gateway of its
 // own. Beside testscript's own commands a script has
 //
-//	as NAME            who keyhole is from here on: admin, agent, stranger, expired or nobody
+//	as NAME            who keyhole is from here on: admin, second (another one), agent, stranger, expired or nobody
 //	exits CODE CMD...  runs a command that must exit with CODE
+//	eventually CMD...  runs a command again and again until it succeeds
 //	field PATH VALUE   checks a value in the JSON that was last printed, "versions.0.state"
 //	keep VAR PATH      puts a value of that JSON into a variable
 //	jwe FILE KEY.vN    prints a compact JWE of FILE for the public key in KEY.vN.pem
@@ -57,7 +60,9 @@ func TestScripts(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			g := gatewaytest.Start(t, gatewaytest.Options{})
+			g := gatewaytest.Start(t, gatewaytest.Options{
+				Gateway: gateway.Config{Triggers: map[string]gateway.Trigger{"staff-left": {Keys: []string{"payments", "mail"}, Reason: keys.ReasonPersonnelChange}}},
+			})
 			who := people(t, g)
 			cert, key := g.Certificate(t, "carol.example", gatewaytest.Agents)
 			testscript.Run(t, testscript.Params{
@@ -76,7 +81,7 @@ func TestScripts(t *testing.T) {
 				},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"as":    func(ts *testscript.TestScript, _ bool, args []string) { ts.Setenv("KEYHOLE_TOKEN_FILE", who[args[0]]) },
-					"exits": exits, "field": field, "keep": keep, "jwe": jwe, "mode": mode, "numbers": numbers,
+					"exits": exits, "eventually": eventually, "field": field, "keep": keep, "jwe": jwe, "mode": mode, "numbers": numbers,
 				},
 			})
 		})
@@ -93,7 +98,7 @@ func people(t *testing.T, g *gatewaytest.Gateway) map[string]string {
 	}
 	return map[string]string{
 		"admin": g.TokenFile(t, "alice", gatewaytest.Admins), "agent": g.TokenFile(t, "bob", gatewaytest.Agents),
-		"stranger": g.TokenFile(t, "mallory"), "expired": expired, "nobody": "",
+		"second": g.TokenFile(t, "dave", gatewaytest.Admins), "stranger": g.TokenFile(t, "mallory"), "expired": expired, "nobody": "",
 	}
 }
 
@@ -116,10 +121,21 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+func eventually(ts *testscript.TestScript, _ bool, args []string) {
+	deadline := time.Now().Add(20 * time.Second)
+	for ts.Exec(args[0], args[1:]...) != nil {
+		if time.Now().After(deadline) {
+			ts.Fatalf("it did not succeed within 20 s")
+		}
+	}
+}
+
 // lookup finds a value in the JSON last printed.
 func lookup(ts *testscript.TestScript, path string) string {
 	var v any
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
+	dec := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
+	dec.UseNumber()
+	ts.Check(dec.Decode(&v))
 	for step := range strings.SplitSeq(path, ".") {
 		switch at := v.(type) {
 		case map[string]any:
