@@ -41,17 +41,25 @@ func (a *app) openOffline(ctx context.Context, cfg *config.Config, o server.Core
 	}()
 	if !o.Rehearse {
 		if k.log, err = server.OpenAudit(cfg, o.Log, nil); err != nil {
-			return nil, err
+			return nil, stopFirst(err)
 		}
 		k.audit = k.log
 	}
 	if k.Core, err = server.OpenCore(ctx, cfg, o); err != nil {
-		return nil, err
+		return nil, stopFirst(err)
 	}
 	k.engine = rotation.New(rotation.Config{
 		Store: k.Store, Token: k.Token, Audit: k.audit, Keys: k.Cache.Keys, Refresh: k.Cache.Refresh, Log: o.Log,
 	})
 	return k, nil
+}
+
+// stopFirst says what to do about a gateway that runs.
+func stopFirst(err error) error {
+	if errors.Is(err, audit.ErrInUse) || errors.Is(err, server.ErrStoreInUse) {
+		return exit.With(exit.Status(err), "stop the gateway first; a running one compares tokens and database by itself each hour, and when asked to (POST /v1/admin/reconcile)", err)
+	}
+	return err
 }
 
 // Close closes what is open, in reverse.

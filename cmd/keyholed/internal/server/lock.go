@@ -10,6 +10,9 @@ import (
 	"keyhole/cmd/keyholed/internal/exit"
 )
 
+// ErrStoreInUse says that another keyholed has the database.
+var ErrStoreInUse = errors.New("the key database is in use")
+
 // lockStore takes the database at path for this process, by flock on
 // path.lock, until the file is closed or the process ends. Two gateways over
 // one database would each take the other's rotations for interrupted ones,
@@ -27,7 +30,7 @@ func lockStore(path string) (*os.File, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, exit.With(exit.Store, "another keyholed runs on this database; each gateway needs its own", fmt.Errorf("the key database is in use: %s is locked", path))
+			return nil, exit.With(exit.Store, "another keyholed runs on this database; each gateway needs its own", fmt.Errorf("%w: %s is locked", ErrStoreInUse, path))
 		}
 		return nil, storeError(fmt.Errorf("locking %s: %w", path, err))
 	}
