@@ -1,7 +1,6 @@
 package rest_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -132,6 +131,30 @@ func TestEventsAreResumed(t *testing.T) {
 	first := agent.follow("/v1/events?after=0").event()
 	if first.ID >= all[0].ID {
 		t.Errorf("from the beginning: %+v, and the first one seen was %+v", first, all[0])
+	}
+}
+
+// Whoever comes too late is told so, and goes on from there.
+func TestEventsThatAreGone(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	admin, agent := s.as(t, "admin"), s.as(t, "agent")
+	admin.rotate("payments")
+	_, newest, err := s.store.EventRange(t.Context())
+	must(t, err)
+	_, err = s.store.ExpireEvents(t.Context(), time.Now().Add(time.Hour))
+	must(t, err)
+	f := agent.follow("/v1/events?after=1")
+	if e := f.event(); e.Type != api.EventReset || e.ID != newest || e.Key != "" {
+		t.Errorf("%+v, and the newest was %d", e, newest)
+	}
+	r := read[api.Rotation](admin.rotate("payments"))
+	if e := f.event(); e.ID <= newest || e.Rotation != r.ID {
+		t.Errorf("after it: %+v", e)
+	}
+	// An id of another gateway's stream, or of the future.
+	if e := agent.follow("/v1/events?after=9223372036854775807").event(); e.Type != api.EventReset {
+		t.Errorf("from the future: %+v", e)
 	}
 }
 
@@ -395,12 +418,13 @@ func (s *site) opens(c *caller) bool {
 // A reader that takes nothing is left alone, not waited for.
 func TestStuckReadersAreDropped(t *testing.T) {
 	t.Parallel()
-	for name, open := range map[string]func(t *testing.T, s *site, token string) net.Conn{"HTTP/1.1": stuckHTTP1, "HTTP/2": stuckHTTP2} {
+	for name, open := range map[string]func(t *testing.T, s *site, token string) net.Conn{"HTTP/1.1": stuckHTTP1, "a window": stuckHTTP2, "TCP under HTTP/2": stuckTCP} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := start(t, func(k *kit) {
 				k.cfg.Heartbeat, k.cfg.StreamWrite = time.Millisecond, 100*time.Millisecond
 				k.shape = func(server *http.Server) {
+					server.HTTP2.WriteByteTimeout = time.Second
 					server.ConnState = func(c net.Conn, state http.ConnState) {
 						if state == http.StateNew {
 							_ = c.(*tls.Conn).NetConn().(*net.TCPConn).SetWriteBuffer(1)
@@ -431,6 +455,15 @@ func stuckHTTP1(t *testing.T, s *site, token string) net.Conn {
 // connection busy with something else.
 func stuckHTTP2(t *testing.T, s *site, token string) net.Conn {
 	conn := dial(t, s, "h2")
+	_, err := conn.Write(http2Request(token, 200))
+	must(t, err)
+	go func() { _, _ = io.Copy(io.Discard, conn) }() // ends with the connection
+	return conn
+}
+
+// http2Request is what a client sends who asks for events and has a window
+// of some bytes.
+func http2Request(token string, window uint32) []byte {
 	var out bytes.Buffer
 	out.WriteString("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	frame := func(kind, flags byte, stream uint32, payload []byte) {
@@ -441,7 +474,7 @@ func stuckHTTP2(t *testing.T, s *site, token string) net.Conn {
 		out.Write(head[:])
 		out.Write(payload)
 	}
-	frame(4, 0, 0, []byte{0, 4, 0, 0, 0, 200}) // SETTINGS: a window of 200 bytes
+	frame(4, 0, 0, binary.BigEndian.AppendUint32([]byte{0, 4}, window)) // SETTINGS_INITIAL_WINDOW_SIZE
 	var block []byte
 	for _, h := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":path", "/v1/events"}, {":authority", "x"}, {"authorization", token}} {
 		block = append(block, 0) // literal, not indexed, not Huffman (RFC 7541, 6.2.2)
@@ -450,9 +483,14 @@ func stuckHTTP2(t *testing.T, s *site, token string) net.Conn {
 		}
 	}
 	frame(1, 5, 1, block) // HEADERS: the end of them and of the stream
-	_, err := conn.Write(out.Bytes())
+	return out.Bytes()
+}
+
+// stuckTCP asks for a stream with a wide window and reads nothing.
+func stuckTCP(t *testing.T, s *site, token string) net.Conn {
+	conn := dial(t, s, "h2")
+	_, err := conn.Write(http2Request(token, 1<<20))
 	must(t, err)
-	go func() { _, _ = io.Copy(io.Discard, bufio.NewReader(conn)) }() // ends with the connection
 	return conn
 }
 
