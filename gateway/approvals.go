@@ -8,19 +8,17 @@ import (
 	"keyhole/audit"
 	"keyhole/authz"
 	"keyhole/gateway/api"
+	"keyhole/gateway/internal/twopeople"
 	"keyhole/gateway/internal/wire"
 	"keyhole/keys"
 	"keyhole/rotation"
 	"keyhole/store"
 )
 
-// maxPending bounds the acts of one requester that wait for another person.
-const maxPending = 100
-
 // requestApproval enters that an act waits for another person. Asking again
 // for what waits already changes nothing.
 func (o *op) requestApproval(ctx context.Context, act *keys.Approval) (*keys.Approval, error) {
-	a, err := o.waiting(ctx, act)
+	a, err := twopeople.Waiting(ctx, o.s.store, act, o.req.Caller, o.now)
 	if err != nil {
 		return nil, err
 	}
@@ -40,32 +38,6 @@ func (o *op) requestApproval(ctx context.Context, act *keys.Approval) (*keys.App
 		}
 		return a, o.s.store.PutApproval(ctx, a, "")
 	})
-}
-
-// waiting returns the pending approval of the same act by the same caller,
-// or nil. Errors: keys.ErrConflict (somebody else asked for it, who needs
-// another person, or the caller has asked for too much).
-func (o *op) waiting(ctx context.Context, act *keys.Approval) (*keys.Approval, error) {
-	pending, err := o.s.store.Approvals(ctx, store.ApprovalFilter{State: keys.ApprovalPending, At: o.now})
-	if err != nil {
-		return nil, err
-	}
-	mine := 0
-	for _, a := range pending {
-		same := a.Action == act.Action && a.Key == act.Key && a.Version == act.Version && a.Force == act.Force
-		switch {
-		case a.RequestedBy == o.req.Caller.ID && same:
-			return a, nil
-		case a.RequestedBy == o.req.Caller.ID:
-			mine++
-		case same && !authz.SamePerson(a.RequestedAs, o.req.Caller.Identities()):
-			return nil, keys.Errorf(keys.ErrConflict, "%s has asked for the same: approve %s instead", clip(a.RequestedBy), a.ID)
-		}
-	}
-	if mine >= maxPending {
-		return nil, keys.Errorf(keys.ErrConflict, "%d acts that this caller asked for wait for another person; reject some first", mine)
-	}
-	return nil, nil
 }
 
 // describeApproval says in the record what is asked for or decided.
@@ -179,13 +151,13 @@ func (s *Service) Approve(ctx context.Context, req Request, id string, in api.De
 			}
 			state := a.StateAt(o.now)
 			if state != keys.ApprovalPending && state != keys.ApprovalApproved {
-				return api.Approval{}, decided(a, state)
+				return api.Approval{}, twopeople.Decided(a, state)
 			}
 			o.detail("decision_note", in.Reason)
 			a, err := own(ctx, o, func(ctx context.Context) (*keys.Approval, error) {
 				if state == keys.ApprovalPending {
 					var err error
-					if a, err = s.settle(ctx, a, keys.ApprovalApproved, req, in.Reason); err != nil {
+					if a, err = twopeople.Settle(ctx, s.store, a, keys.ApprovalApproved, req.Caller.ID, in.Reason, s.now()); err != nil {
 						return nil, err
 					}
 				}
@@ -218,72 +190,24 @@ func (o *op) fetchApproval(ctx context.Context, id string) (*keys.Approval, erro
 
 // mayApprove holds up the rule of two people.
 func (o *op) mayApprove(a *keys.Approval) error {
-	refuse := func(reason, format string, args ...any) error {
-		o.rec.Outcome, o.rec.Reason = audit.OutcomeDenied, reason
-		return keys.Errorf(keys.ErrForbidden, format, args...)
-	}
-	if authz.SamePerson(a.RequestedAs, o.req.Caller.Identities()) {
-		return refuse("same-person", "%s asked for this: another person must approve it", clip(a.RequestedBy))
-	}
 	snap, err := o.s.snapshots.Snapshot()
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(a.RequestedAs, snap.Blocked) {
-		return refuse("requester-blocked", "%s, who asked for this, is blocked; reject it", clip(a.RequestedBy))
+	reason, err := twopeople.MayApprove(a, o.req.Caller, snap.Blocked)
+	if err != nil {
+		o.rec.Outcome, o.rec.Reason = audit.OutcomeDenied, reason
 	}
-	return nil
+	return err
 }
 
-// decided is the answer to a decision on what is no longer pending.
-func decided(a *keys.Approval, state keys.ApprovalState) error {
-	if state == keys.ApprovalExpired {
-		return keys.Errorf(keys.ErrConflict, "approval %s has expired; whoever needs it must ask anew", a.ID)
-	}
-	return keys.Errorf(keys.ErrConflict, "approval %s is %s already, by %s", a.ID, state, clip(a.DecidedBy))
-}
-
-// settle decides a pending approval. Of two who decide at one time, one gets
-// keys.ErrConflict.
-func (s *Service) settle(ctx context.Context, a *keys.Approval, to keys.ApprovalState, by Request, note string) (*keys.Approval, error) {
-	c := *a
-	c.State, c.DecidedBy, c.DecidedAt, c.DecidedNote = to, by.Caller.ID, s.now(), note
-	if err := s.store.PutApproval(ctx, &c, keys.ApprovalPending); err != nil {
-		return nil, err
-	}
-	return &c, nil
-}
-
-// carryOut does an approved act, on behalf of who asked for it, and returns
-// the approval after it. refused is why it was not done and is not to be
-// done. After any other error the approval stays approved, and the act is
-// taken up again by Approve or ResumeApprovals.
+// carryOut does an approved act on behalf of who asked for it. The results
+// are those of twopeople.Conclude.
 func (s *Service) carryOut(ctx context.Context, a *keys.Approval) (after *keys.Approval, refused, err error) {
-	_, aerr := perform(ctx, s.lifecycle, rotation.Actor{Principal: a.RequestedBy, RequestID: a.RequestID}, a, a)
+	_, err = perform(ctx, s.lifecycle, rotation.Actor{Principal: a.RequestedBy, RequestID: a.RequestID}, a, a)
 	ctx, cancel := s.detach(ctx)
 	defer cancel()
-	// The act and its approval are one write: whatever was answered, the row
-	// tells whether the act is done.
-	after, err = s.store.Approval(ctx, a.ID)
-	switch {
-	case err == nil && after.State != keys.ApprovalApproved:
-		return after, nil, nil
-	case aerr == nil:
-		return nil, nil, errors.Join(keys.ErrInternal, err)
-	case api.ProblemOf(aerr).Status >= 500:
-		return nil, nil, aerr
-	case err != nil:
-		return nil, nil, err
-	}
-	p := api.ProblemOf(aerr)
-	failed := *after
-	if failed.State, failed.Error = keys.ApprovalFailed, p.Detail; failed.Error == "" {
-		failed.Error = p.Title
-	}
-	if err := s.store.PutApproval(ctx, &failed, keys.ApprovalApproved); err != nil {
-		return nil, nil, err
-	}
-	return &failed, aerr, nil
+	return twopeople.Conclude(ctx, s.store, a.ID, err)
 }
 
 // Reject decides that an act will not happen. Whoever asked for it may do so
@@ -304,12 +228,12 @@ func (s *Service) Reject(ctx context.Context, req Request, id string, in api.Dec
 				return api.Approval{}, err
 			}
 			if state := a.StateAt(o.now); state != keys.ApprovalPending {
-				return api.Approval{}, decided(a, state)
+				return api.Approval{}, twopeople.Decided(a, state)
 			}
 			o.rec.Reason = "rejected"
 			o.detail("decision_note", in.Reason)
 			a, err := own(ctx, o, func(ctx context.Context) (*keys.Approval, error) {
-				return s.settle(ctx, a, keys.ApprovalRejected, req, in.Reason)
+				return twopeople.Settle(ctx, s.store, a, keys.ApprovalRejected, req.Caller.ID, in.Reason, s.now())
 			})
 			if err != nil {
 				return api.Approval{}, err

@@ -9,6 +9,7 @@ import (
 	"keyhole/authz"
 	"keyhole/gateway/api"
 	"keyhole/gateway/internal/tail"
+	"keyhole/gateway/internal/twopeople"
 	"keyhole/keys"
 	"keyhole/rotation"
 	"keyhole/store"
@@ -131,21 +132,12 @@ type Agents interface {
 	Acks(ctx context.Context, key string, version uint32, principal string) ([]keys.Ack, error)
 }
 
-// Approvals keeps acts that need two people. PutApproval replaces one only
-// while it is in the state from: of two who decide, one is told
-// keys.ErrConflict.
-type Approvals interface {
-	PutApproval(ctx context.Context, a *keys.Approval, from keys.ApprovalState) error
-	Approval(ctx context.Context, id string) (*keys.Approval, error)
-	Approvals(ctx context.Context, f store.ApprovalFilter) ([]*keys.Approval, error)
-}
-
 // Store keeps what is no key. The guarantees are those of store.Store: what a
 // method wrote is durable when it returns nil.
 type Store interface {
 	Attempts
 	Agents
-	Approvals
+	twopeople.Store
 	tail.Store
 }
 

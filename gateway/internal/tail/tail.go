@@ -78,6 +78,7 @@ func (t *Tail) Join() (leave func()) {
 		defer t.mu.Unlock()
 		if t.followers--; t.followers == 0 {
 			t.last, t.gone, t.order = nil, map[string]*keys.Key{}, nil
+			t.seen = make(chan struct{}) // the next follower looks again
 		}
 	}
 }

@@ -231,6 +231,11 @@ func TestDeparted(t *testing.T) {
 	t.Parallel()
 	s, tl := newSource(t)
 	s.write(1)
+	formerly := tl.Join()
+	if _, err := tl.Newest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	formerly()
 	leave := tl.Join()
 	start, err := tl.Newest(t.Context())
 	if err != nil {
