@@ -202,6 +202,36 @@ func TestOldRows(t *testing.T) {
 	damaged(t, c)
 }
 
+// TestDeletionMadeUp: who tells the gateways that a key is deleted, and then
+// puts old rows of it back, is not believed either.
+func TestDeletionMadeUp(t *testing.T) {
+	t.Parallel()
+	w := newTamperWorld(t)
+	c := store.NewCache(w, store.CacheConfig{})
+	w.exec(t, "CREATE TABLE old_keys AS SELECT * FROM keys; CREATE TABLE old_versions AS SELECT * FROM versions")
+	for range 3 {
+		change(t, w, "other")
+	}
+	has(t, refresh(t, c), "gone", "other", "payments")
+	k, err := w.Key(t.Context(), "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.exec(t, "DELETE FROM versions WHERE key_name = 'other'; DELETE FROM keys WHERE name = 'other'; "+
+		"UPDATE meta SET revision = revision + 1; INSERT INTO deletions SELECT 'other', revision FROM meta")
+	has(t, refresh(t, c), "gone", "payments")
+	w.exec(t, "INSERT INTO keys SELECT * FROM old_keys WHERE name = 'other'; INSERT INTO versions SELECT * FROM old_versions WHERE key_name = 'other'; DELETE FROM deletions")
+	change(t, w, "other")
+	refresh(t, c)
+	damaged(t, c, "other")
+	w.exec(t, "UPDATE keys SET description = 'x' WHERE name = 'other'")
+	if err := w.Adopt(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	refresh(t, c)
+	damaged(t, c)
+}
+
 // TestKeyBegunAnew: a key of which nothing was generated may be deleted and
 // made again between two looks.
 func TestKeyBegunAnew(t *testing.T) {

@@ -51,3 +51,27 @@ func TestColumnsOfAWrongType(t *testing.T) {
 		t.Errorf("NULL was read as %v, %v", time.Time(s), err)
 	}
 }
+
+// FuzzPolicy reads whatever may be in the column: an error, or a policy that
+// is written and read again as the same.
+func FuzzPolicy(f *testing.F) {
+	for _, s := range []string{
+		"{}", `{"period":3600000000000}`, `{"acks":{"require":"all","timeout":1}}`, `{"max_bytes":18446744073709551615}`, `{"max_bytes":18446744073709551616}`,
+		`{"period":1,"period":2}`, `{"PERIOD":1}`, `{"x":1}`, "{}{}", "{} ", "null", "[]", "", `{"period":1e3}`, `{"schedule":"\ud800"}`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var read, again policyJSON
+		if err := (object{&read}).Scan(s); err != nil {
+			return
+		}
+		written, err := object{encodePolicy(read.decode())}.Value()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (object{&again}).Scan(written); err != nil || read != again {
+			t.Errorf("%q was read as %+v, written as %q and read as %+v, %v", s, read, written, again, err)
+		}
+	})
+}

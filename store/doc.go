@@ -7,7 +7,14 @@
 // they read the Snapshot that a Cache keeps in memory.
 //
 // A store that was altered behind the gateway's back must not bring a
-// compromised version back, as far as the store itself can see to that: what
-// has been generated, revoked or destroyed stays so, and a Commit that says
-// otherwise is refused, whoever asks.
+// compromised version back. What has been generated, revoked, switched to or
+// destroyed stays so, and a Commit that says otherwise is refused, whoever
+// asks. And what is stored of keys, rotations, approvals and blocked
+// principals is sealed by a key that only the HSM can make: a row that was
+// edited, moved, exchanged or taken away is found, and nothing is done with
+// what it belongs to, while everything else goes on. A good row of former
+// times that is put back is found by its epoch, as long as a gateway runs
+// that knows better; marks on the token (keys.RevocationMark) see to the
+// rest. Events, usage, subscriptions and acknowledgements are not sealed: who
+// can write to the database can lie about these.
 package store

@@ -14,6 +14,9 @@ type Snapshot struct {
 	names   []string // sorted
 	damaged []string // names of the Damaged ones, sorted
 	blocked map[string]bool
+	// gone has the epochs that deleted keys had reached: a deletion that
+	// somebody made up is no way around what follow holds.
+	gone map[string]uint64
 }
 
 // NewSnapshot returns a snapshot of the given keys, with nobody blocked.
@@ -48,14 +51,18 @@ func (s *Snapshot) Keys() []*keys.Key {
 // with returns the snapshot after changes. What did not change is shared
 // with s.
 func (s *Snapshot) with(changed []*keys.Key, deleted []string) *Snapshot {
-	next := &Snapshot{byName: maps.Clone(s.byName), names: s.names, damaged: s.damaged, blocked: s.blocked}
+	next := &Snapshot{byName: maps.Clone(s.byName), names: s.names, damaged: s.damaged, blocked: s.blocked, gone: s.gone}
 	if next.byName == nil {
 		next.byName = make(map[string]*keys.Key, len(changed))
 	}
 	sameNames, sameDamage := true, true
 	for _, k := range changed {
 		old := next.byName[k.Name]
-		k = follow(old, k)
+		if epoch, ok := next.gone[k.Name]; ok && old == nil {
+			k = follow(&keys.Key{Epoch: epoch, Damaged: true}, k)
+		} else {
+			k = follow(old, k)
+		}
 		sameNames = sameNames && old != nil
 		sameDamage = sameDamage && k.Damaged == (old != nil && old.Damaged)
 		next.byName[k.Name] = k
@@ -65,6 +72,13 @@ func (s *Snapshot) with(changed []*keys.Key, deleted []string) *Snapshot {
 		sameNames = sameNames && old == nil
 		sameDamage = sameDamage && (old == nil || !old.Damaged)
 		delete(next.byName, name)
+		if epoch := reached(old); epoch > 1 {
+			next.gone = maps.Clone(next.gone)
+			if next.gone == nil {
+				next.gone = map[string]uint64{}
+			}
+			next.gone[name] = epoch
+		}
 	}
 	if !sameNames {
 		next.names = slices.Sorted(maps.Keys(next.byName))
