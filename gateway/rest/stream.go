@@ -132,8 +132,8 @@ func (s *stream) write(text []byte) error {
 	}
 	n, err := s.c.w.Write(text)
 	s.c.size += n
-	if err != nil || s.control.Flush() != nil {
-		return errReader
+	if err != nil || s.control.Flush() != nil || s.control.SetWriteDeadline(time.Time{}) != nil {
+		return errReader // over HTTP/2 a deadline that passes ends the stream, though nothing is written
 	}
 	return nil
 }

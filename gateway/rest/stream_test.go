@@ -308,6 +308,23 @@ func TestStreamsOutliveTimeouts(t *testing.T) {
 	}
 }
 
+// What a reader may take for what is sent does not bound the quiet in between.
+func TestStreamsOutliveQuiet(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.kit.cfg.StreamWrite, s.kit.cfg.Heartbeat = 200*time.Millisecond, time.Second
+	s = s.kit.serve(t)
+	for proto, c := range map[string]*caller{"HTTP/2.0": s.as(t, "agent"), "HTTP/1.1": s.as(t, "agent").overHTTP1()} {
+		f := c.follow("/v1/events")
+		for range 2 {
+			if text := f.comment(); f.res.Proto != proto || text != "" {
+				t.Errorf("%s, want %s: the comment %q", f.res.Proto, proto, text)
+			}
+		}
+		f.close()
+	}
+}
+
 // rotate rotates a key past the API.
 func (k *kit) rotate(t testing.TB, key string) {
 	t.Helper()
