@@ -86,6 +86,14 @@ func (e *Engine) openRotation(ctx context.Context, key string) (*keys.Rotation, 
 // way is switched or aborted, and if the key wants a successor still, one is
 // made.
 func (e *Engine) replace(ctx context.Context, actor Actor, name string) error {
+	err := e.replaceOnce(ctx, actor, name)
+	if errors.Is(err, keys.ErrRotationRunning) { // the timer was first: its rotation is seen to its end
+		err = e.replaceOnce(ctx, actor, name)
+	}
+	return err
+}
+
+func (e *Engine) replaceOnce(ctx context.Context, actor Actor, name string) error {
 	r, err := e.openRotation(ctx, name)
 	if err != nil {
 		return err
@@ -102,7 +110,10 @@ func (e *Engine) replace(ctx context.Context, actor Actor, name string) error {
 	if err != nil || !successorWanted(k, e.clock()) {
 		return err
 	}
-	return e.rotateDue(ctx, actor, name)
+	if _, err = e.Rotate(ctx, actor, name, RotateSpec{ifDue: true}); errors.Is(err, errNotDue) {
+		return nil
+	}
+	return err
 }
 
 // mark leaves the mark of a compromised version on its token.
