@@ -97,7 +97,7 @@ func (k *kit) reload() {
 func (k *kit) engine(change func(c *rotation.Config)) *rotation.Engine {
 	c := rotation.Config{
 		Store: k.store, Token: k.faulty, Audit: k.log, Usage: k.meter, Keys: k.cache.Keys, Refresh: k.cache.Refresh, Now: k.now,
-		Propagation: k.propagation, Log: slog.New(slog.DiscardHandler),
+		Propagation: k.propagation, Limits: keys.Limits{MinPeriod: time.Minute, MinDestroyDelay: time.Hour}, Log: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
 		change(&c)
@@ -243,6 +243,13 @@ func (m *mortal) step(do func() error) error {
 		return errDead
 	}
 	return err
+}
+
+// arm lets the process die at the step with the given number from now on.
+func (m *mortal) arm(at int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.steps, m.at = 0, at
 }
 
 func (m *mortal) change(c *rotation.Config) {
