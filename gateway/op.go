@@ -224,6 +224,10 @@ func (o *op) active() (*keys.Version, error) {
 
 // purpose refuses a request that the key is not for.
 func (o *op) purpose(p keys.Purpose) error {
+	if keys.Reserved(o.key.Name) {
+		// Whoever could have it sign would be able to forge what it vouches for.
+		return keys.Errorf(keys.ErrWrongPurpose, "key %q is kept for Keyhole itself; it cannot %s", o.key.Name, o.rec.Action)
+	}
 	if o.key.Purpose == p {
 		return nil
 	}

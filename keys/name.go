@@ -16,6 +16,18 @@ const MaxNameLen = 48
 // canary, the row MAC key, the audit key). Users cannot create them.
 const ReservedPrefix = "keyhole-"
 
+// AuditKeyName is the key that signs checkpoints of the audit log, and the
+// only one of the reserved names that is a key of the store. It lives and
+// rotates as others do; nobody signs anything else with it.
+const AuditKeyName = ReservedPrefix + "audit"
+
+// Reserved reports whether name is one that Keyhole keeps for itself.
+func Reserved(name string) bool { return strings.HasPrefix(name, ReservedPrefix) }
+
+// OwnObject reports whether objects of the key name on a token are Keyhole's
+// own and no versions of a key in the store.
+func OwnObject(name string) bool { return Reserved(name) && name != AuditKeyName }
+
 // CheckName reports whether name may name a key: an RFC 1123 label of 1 to
 // 48 bytes, [a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?. The error is ErrInvalid.
 func CheckName(name string) error {
@@ -42,7 +54,7 @@ func CheckNewName(name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	if strings.HasPrefix(name, ReservedPrefix) {
+	if Reserved(name) {
 		return Errorf(ErrInvalid, "key names that begin with %q are reserved", ReservedPrefix)
 	}
 	return nil

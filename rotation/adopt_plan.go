@@ -93,7 +93,7 @@ func (in inventory) plan(s AdoptSpec) (plans []*adoptPlan, foreign int) {
 			foreign++
 			continue
 		}
-		if strings.HasPrefix(id.Key, keys.ReservedPrefix) {
+		if keys.OwnObject(id.Key) {
 			continue
 		}
 		p := planOf(id.Key)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"keyhole/keys"
 )
@@ -28,6 +29,33 @@ func (e *Engine) CreateKey(ctx context.Context, actor Actor, s Spec) (*keys.Key,
 	if err := keys.CheckNewName(s.Name); err != nil {
 		return nil, err
 	}
+	return e.create(ctx, actor, s)
+}
+
+// auditKeyPeriod is how long a version of the audit key signs checkpoints,
+// unless its policy is changed.
+const auditKeyPeriod = 365 * 24 * time.Hour
+
+// EnsureAuditKey makes the key that signs checkpoints of the audit log, if
+// there is none: Ed25519 where the default token can, else ECDSA on P-256.
+// Errors as CreateKey.
+func (e *Engine) EnsureAuditKey(ctx context.Context) error {
+	_, err := e.store.Key(ctx, keys.AuditKeyName)
+	if !errors.Is(err, keys.ErrKeyNotFound) {
+		return err
+	}
+	s := Spec{
+		Name: keys.AuditKeyName, Algorithm: keys.EdDSA, Description: "Signs checkpoints of the audit log, and nothing else.",
+		Token: e.token.DefaultToken(), Policy: keys.Policy{Period: auditKeyPeriod},
+	}
+	if e.token.Capable(s.Token, s.Algorithm) != nil {
+		s.Algorithm = keys.ES256
+	}
+	_, err = e.create(ctx, systemActor, s)
+	return err
+}
+
+func (e *Engine) create(ctx context.Context, actor Actor, s Spec) (*keys.Key, error) {
 	if _, err := keys.ParseAlgorithm(string(s.Algorithm)); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,9 @@ func (e *Engine) DeleteKey(ctx context.Context, actor Actor, name string, s Dest
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	if keys.Reserved(name) {
+		return nil, keys.Errorf(keys.ErrInvalid, "%q is Keyhole's own key and is not deleted; destroy single versions of it", name)
+	}
 	k, err := e.store.Key(ctx, name)
 	if err != nil {
 		return nil, err

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
-	"strings"
 
 	"keyhole/keys"
 )
@@ -83,7 +82,7 @@ func (v view) compare() (differences []difference, objects, foreign, versions in
 		switch {
 		case w != nil:
 			w.objects = append(w.objects, o)
-		case damaged[id.Key] || strings.HasPrefix(id.Key, keys.ReservedPrefix):
+		case damaged[id.Key] || keys.OwnObject(id.Key):
 		default:
 			differences = append(differences, v.orphan(o, id))
 		}

@@ -272,9 +272,7 @@ func (k *checker) storage() {
 	if k.c.Store.Poll >= k.c.Store.MaxStaleness {
 		k.addf("store.poll", "is %s; it must be shorter than max_staleness (%s)", k.c.Store.Poll, k.c.Store.MaxStaleness)
 	}
-	if k.required("audit.dir", k.c.Audit.Dir, "the directory of the audit log; it is made if it does not exist") {
-		k.parent("audit.dir", k.c.Audit.Dir)
-	}
+	k.audit()
 }
 
 func (k *checker) limits() {

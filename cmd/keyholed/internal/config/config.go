@@ -89,7 +89,28 @@ type Store struct {
 
 // Audit is the audit log.
 type Audit struct {
-	Dir string `yaml:"dir,path"`
+	Dir             string          `yaml:"dir,path"`
+	KeysFile        string          `yaml:"keys_file,path"`
+	CheckpointEvery time.Duration   `yaml:"checkpoint_every"`
+	SegmentSize     strictyaml.Size `yaml:"segment_size"`
+	SegmentAge      time.Duration   `yaml:"segment_age"`
+	Exports         []Export        `yaml:"exports"`
+}
+
+// Export is a place that the audit log is sent to.
+type Export struct {
+	Name        string        `yaml:"name"`
+	Type        string        `yaml:"type"` // syslog or otlp
+	Address     string        `yaml:"address"`
+	URL         string        `yaml:"url"`
+	Format      string        `yaml:"format"` // json or ocsf
+	CAFile      string        `yaml:"ca_file,path"`
+	CertFile    string        `yaml:"cert_file,path"`
+	KeyFile     string        `yaml:"key_file,path"`
+	HeadersFile string        `yaml:"headers_file,path"`
+	Facility    int           `yaml:"facility"`
+	Resend      int           `yaml:"resend"`
+	Timeout     time.Duration `yaml:"timeout"`
 }
 
 // Auth says whom to believe.

@@ -21,6 +21,7 @@ func Default() *Config {
 		TLS:    TLS{MinVersion: "1.3"},
 		Ops:    Ops{Listen: "127.0.0.1:9443"},
 		Store:  Store{MaxStaleness: 30 * time.Second, Poll: time.Second},
+		Audit:  Audit{CheckpointEvery: time.Minute, SegmentSize: 64 << 20, SegmentAge: 24 * time.Hour},
 		Rotation: Rotation{
 			MinPeriod: time.Hour, MinDestroyDelay: 24 * time.Hour,
 			TwoPeople: []string{TwoPeopleDestroy, TwoPeopleDeleteKey}, ApprovalLife: 24 * time.Hour,
@@ -49,6 +50,11 @@ func (t *Token) SetDefaults() {
 // SetDefaults implements strictyaml.Defaulter.
 func (i *Issuer) SetDefaults() {
 	i.SubjectClaim, i.GroupsClaim, i.MaxLifetime = "sub", "groups", 24*time.Hour
+}
+
+// SetDefaults implements strictyaml.Defaulter.
+func (e *Export) SetDefaults() {
+	e.Format, e.Facility, e.Resend, e.Timeout = FormatJSON, 13, 1000, 10*time.Second
 }
 
 // SetDefaults implements strictyaml.Defaulter.
@@ -109,6 +115,9 @@ func (c *Config) fill() {
 	}
 	if _, given := c.lines["request.max_batch_body"]; !given {
 		c.Request.MaxBatchBody = max(c.Request.MaxBatchBody, c.Request.MaxBody)
+	}
+	if c.Audit.KeysFile == "" && c.Audit.Dir != "" {
+		c.Audit.KeysFile = filepath.Join(filepath.Dir(filepath.Clean(c.Audit.Dir)), "audit-keys.pem")
 	}
 	if c.Node == "" {
 		c.Node, _ = os.Hostname() // an empty name is refused by check

@@ -43,7 +43,12 @@ func TestReferenceShowsDefaults(t *testing.T) {
 	// What has no default is the example's.
 	want.File, want.Node, want.ModuleEnv = got.File, got.Node, got.ModuleEnv
 	want.TLS.CertFile, want.TLS.KeyFile, want.TLS.ClientCAFile, want.TLS.CRLFiles = got.TLS.CertFile, got.TLS.KeyFile, got.TLS.ClientCAFile, got.TLS.CRLFiles
-	want.Store.SQLite, want.Audit, want.Policies, want.Auth.GroupsFile = got.Store.SQLite, got.Audit, got.Policies, got.Auth.GroupsFile
+	want.Store.SQLite, want.Policies, want.Auth.GroupsFile = got.Store.SQLite, got.Policies, got.Auth.GroupsFile
+	want.Audit.Dir, want.Audit.KeysFile = got.Audit.Dir, got.Audit.KeysFile
+	var export Export
+	export.SetDefaults()
+	export.Name, export.Type, export.Address = got.Audit.Exports[0].Name, got.Audit.Exports[0].Type, got.Audit.Exports[0].Address
+	want.Audit.Exports = []Export{export}
 	var token Token
 	token.SetDefaults()
 	token.Name, token.Module, token.Label, token.PINFile = got.Tokens[0].Name, got.Tokens[0].Module, got.Tokens[0].Label, got.Tokens[0].PINFile

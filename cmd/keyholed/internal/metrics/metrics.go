@@ -38,6 +38,10 @@ type Set struct {
 	deliveries   *prometheus.CounterVec
 	reservations *prometheus.CounterVec
 	streams      prometheus.Gauge
+
+	checkpoints  *prometheus.CounterVec
+	exported     *prometheus.CounterVec
+	exportFailed *prometheus.CounterVec
 }
 
 type request struct {
@@ -100,6 +104,12 @@ func New(version, revision string) *Set {
 		s.reservations.WithLabelValues(result)
 	}
 	s.streams = s.gauge("keyhole_event_streams", "Event streams that are open.").WithLabelValues()
+	s.checkpoints = s.counter("keyhole_audit_checkpoints_total", "Attempts to sign a checkpoint of the audit log.", "result")
+	for _, result := range []string{"ok", "error"} {
+		s.checkpoints.WithLabelValues(result)
+	}
+	s.exported = s.counter("keyhole_audit_exported_records_total", "Audit records that the other side has taken.", "export")
+	s.exportFailed = s.counter("keyhole_audit_export_failures_total", "Attempts to send audit records that failed; they are tried again.", "export")
 	return s
 }
 

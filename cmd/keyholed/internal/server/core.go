@@ -11,6 +11,7 @@ import (
 	"keyhole/audit"
 	"keyhole/cmd/keyholed/internal/config"
 	"keyhole/cmd/keyholed/internal/exit"
+	"keyhole/cmd/keyholed/internal/vouch"
 	"keyhole/hsm"
 	"keyhole/keys"
 	"keyhole/rotation"
@@ -122,7 +123,13 @@ func foreignStore(path string, err error) error {
 
 // OpenAudit opens the audit log. Its errors carry an exit status.
 func OpenAudit(c *config.Config, log *slog.Logger, observe func(records int, d time.Duration, err error)) (*audit.Log, error) {
-	l, err := audit.Open(audit.Config{Dir: c.Audit.Dir, Node: c.Node, Log: log, Observe: observe})
+	known, err := vouch.LoadKeys(c.Audit.KeysFile)
+	if err != nil {
+		return nil, exit.With(exit.Config, "put the file back as the gateway wrote it; if it is lost, move it away: checkpoints are believed unchecked then until the HSM is open", err)
+	}
+	l, err := audit.Open(audit.Config{
+		Dir: c.Audit.Dir, Node: c.Node, Log: log, Observe: observe, Keys: known, SegmentSize: int64(c.Audit.SegmentSize), SegmentAge: c.Audit.SegmentAge,
+	})
 	return l, auditError(err)
 }
 

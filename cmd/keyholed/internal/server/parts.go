@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"keyhole/audit"
+	"keyhole/audit/export"
 	"keyhole/cmd/keyholed/internal/metrics"
 	"keyhole/gateway/rest"
 	"keyhole/hsm"
@@ -23,6 +24,7 @@ type parts struct {
 	audit    *audit.Log
 	cache    *store.Cache
 	hooks    *webhook.Dispatcher
+	exports  []*export.Exporter
 	stopping atomic.Bool
 }
 
@@ -41,6 +43,13 @@ func (p *parts) ready(ctx context.Context) []rest.Check {
 	all = append(all, check("store", p.store.Ping(ctx)), check("audit", p.audit.Health()), check("snapshot", stale))
 	if damaged := p.cache.Damaged(); len(damaged) > 0 { // the other keys serve on
 		all = append(all, rest.Check{Name: "keys", OK: true, Detail: damagedText(damaged)})
+	}
+	for _, e := range p.exports { // nothing waits for it, and nothing is lost
+		c := rest.Check{Name: "export:" + e.Status().Name, OK: true}
+		if s := e.Status(); s.Err != nil {
+			c.Detail = fmt.Sprintf("%d records behind: %v", s.Lag, s.Err)
+		}
+		all = append(all, c)
 	}
 	if p.stopping.Load() {
 		all = append(all, rest.Check{Name: "gateway", Detail: "stopping"})

@@ -9,8 +9,10 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -75,11 +77,12 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	if err := record(ctx, auditLog, "start", map[string]string{"version": o.Version, "revision": o.Revision}); err != nil {
 		return auditError(err)
 	}
-	defer func() {
+	recordStop := sync.OnceFunc(func() {
 		if rerr := record(context.WithoutCancel(ctx), auditLog, "stop", nil); rerr != nil {
 			o.Log.Error("the stop was not recorded", "err", rerr)
 		}
-	}()
+	})
+	defer recordStop()
 	warn(c, o.Log)
 
 	core, err := OpenCore(ctx, c, CoreOptions{Log: o.Log, Observe: m.HSMCall})
@@ -111,6 +114,18 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return storeError(err)
 	}
 
+	if err := engine.EnsureAuditKey(ctx); err != nil {
+		return engineError(err)
+	}
+	vouching := voucher(c, auditLog, core, m, o.Log)
+	if _, _, err := vouching.Checkpoint(ctx); err != nil {
+		return auditError(fmt.Errorf("signing a checkpoint of the audit log: %w", err))
+	}
+	exports, err := exporters(ctx, c, auditLog, m, o.Version, o.Log)
+	if err != nil {
+		return err
+	}
+
 	draining := make(chan struct{})
 	service := gateway.New(gateway.Config{
 		Crypto: token, Snapshots: cache, Audit: auditLog, Policy: files.Policies, Lifecycle: engine, Usage: meter, Store: db,
@@ -120,10 +135,14 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	if err := service.ResumeApprovals(ctx); err != nil { // what was approved and not done
 		return engineError(err)
 	}
-	state := &parts{token: token, store: db, audit: auditLog, cache: cache, hooks: hooks}
+	state := &parts{token: token, store: db, audit: auditLog, cache: cache, hooks: hooks, exports: exports}
 	m.Watch(metrics.State{
 		Tokens: state.tokens, Keys: cache.Keys, SnapshotAge: cache.Age, Damaged: cache.Damaged, Due: engine.Due,
 		Rotations: state.rotations, Webhooks: state.webhooks,
+	})
+	m.WatchAudit(metrics.AuditState{
+		Size: auditLog.Size, Exports: exportStats(exports),
+		Vouched: func() int64 { _, c := auditLog.Vouched(); return c.Size },
 	})
 	m.CertificateExpiry(files.TLS.Certificate().NotAfter)
 	reloader := reload.New(reload.Config{
@@ -163,6 +182,10 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 			return db.ExpireEvents(ctx, time.Now().Add(-c.Events.Keep))
 		})
 	})
+	for _, e := range exports {
+		loops.Go(func() error { return e.Run(loopCtx) })
+	}
+	loops.Go(func() error { return vouching.Run(loopCtx) })
 	stopMeter := background(ctx, meter.Run)
 
 	served := ls.serve(o.Log)
@@ -185,6 +208,10 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	}
 	if merr := stopMeter(); merr != nil { // the last to count has ended
 		o.Log.Warn("usage that was reserved and not needed stays counted", "err", merr)
+	}
+	recordStop()
+	if _, _, verr := vouching.Checkpoint(context.WithoutCancel(ctx)); verr != nil { // the HSM may be what has failed
+		o.Log.Error("the end of the audit log is not vouched for until the next start", "err", verr)
 	}
 	o.Log.Info("stopped serving; closing")
 	return err

@@ -23,10 +23,6 @@ import (
 	"keyhole/keys"
 )
 
-// KeyName is the key that signs checkpoints. Nobody signs anything else with
-// it.
-const KeyName = keys.ReservedPrefix + "audit"
-
 // Log gives checkpoints; see audit.Log.
 type Log interface {
 	Checkpoint(s note.Signer) (signed []byte, c checkpoint.Checkpoint, err error)
@@ -119,7 +115,7 @@ func (v *Voucher) Checkpoint(ctx context.Context) (signed []byte, c checkpoint.C
 	}
 	active := k.ActiveAt(v.c.Now())
 	if active == nil {
-		return nil, c, keys.Errorf(keys.ErrNoActiveVersion, "the audit key %s has no active version; resume or rotate it", KeyName)
+		return nil, c, keys.Errorf(keys.ErrNoActiveVersion, "the audit key %s has no active version; resume or rotate it", keys.AuditKeyName)
 	}
 	public, err := checkpoint.NewKey(k.ID(active).String(), active.PublicKey)
 	if err != nil {
