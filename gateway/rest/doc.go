@@ -13,5 +13,8 @@
 //  4. the Service method, which authorises, acts and records
 //  5. the answer, written whole or not at all
 //
+// The event stream is the one answer that does not end by itself. From its
+// first byte on it has limits of its own: see Config.
+//
 // A panic anywhere is logged, recorded and answered as an internal error.
 package rest

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -78,7 +79,10 @@ func follow(c *call) error {
 	case ctx.Err() != nil, errors.Is(err, errReader), errors.Is(err, errHead):
 	default:
 		p := api.ProblemOf(err)
-		_ = s.comment(p.Title + ": " + p.Detail)
+		if p.Status >= http.StatusInternalServerError {
+			c.h.cfg.Log.WarnContext(ctx, "event stream ended", "request_id", c.id, "code", p.Code, "err", err)
+		}
+		_ = s.comment(cmp.Or(p.Detail, p.Title))
 	}
 	return nil
 }
@@ -114,6 +118,7 @@ func (s *stream) begin() error {
 
 func (s *stream) end() {
 	if s.outside {
+		_ = s.patience()      // for what ends the answer
 		s.c.h.inFlight.Add(1) // ServeHTTP takes it away again
 	}
 }
