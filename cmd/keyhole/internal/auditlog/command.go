@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -47,6 +48,10 @@ func readKeys(path string) (*checkpoint.Keys, error) {
 
 // say prints lines of text that may quote the log.
 func say(w io.Writer, format string, args ...any) error {
-	_, err := fmt.Fprintln(w, term.Clean(fmt.Sprintf(format, args...)))
-	return err
+	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
+		if _, err := fmt.Fprintln(w, term.Clean(line)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"keyhole/cmd/keyhole/internal/admin"
 	"keyhole/cmd/keyhole/internal/app"
+	"keyhole/cmd/keyhole/internal/auditlog"
 	"keyhole/cmd/keyhole/internal/data"
 	"keyhole/cmd/keyhole/internal/follow"
 	"keyhole/cmd/keyhole/internal/lifecycle"
@@ -64,7 +65,7 @@ func newRoot(a *app.App) *cobra.Command {
 	add("Follow keys", follow.Commands(a)...)
 	add("People and gateways", slices.Concat(people.Commands(a), operate.Commands(a))...)
 	const other = "Other"
-	add(other, policy.Command(a))
+	add(other, auditlog.Command(a), policy.Command(a))
 	root.SetHelpCommandGroupID(other)
 	root.SetCompletionCommandGroupID(other)
 	a.Begin(root)

@@ -77,3 +77,24 @@ func TestBytes(t *testing.T) {
 		}
 	}
 }
+
+// What is read is within bounds, and is read the same when it is written.
+func FuzzUnits(f *testing.F) {
+	for _, seed := range []string{"90d", "1h30m", "0s", "64GiB", "1048576", "+2h", "2026-12-24T02:00:00Z", "-1", "99999999999999999999"} {
+		f.Add(seed)
+	}
+	now := time.Date(2026, 11, 24, 13, 0, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, text string) {
+		if d, err := Span("--x", text); err == nil {
+			if again, err := Span("--x", Text(d)); d < 0 || err != nil || again != d {
+				t.Errorf("%q is %s, and shown as %q", text, d, Text(d))
+			}
+		}
+		if n, err := Bytes("--x", text); err == nil && n > 1<<63-1 {
+			t.Errorf("%q is %d bytes", text, n)
+		}
+		if at, err := Moment("--x", text, now); err == nil && text[0] == '+' && at.Before(now) {
+			t.Errorf("%q is %s", text, at)
+		}
+	})
+}
