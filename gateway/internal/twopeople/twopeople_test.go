@@ -36,14 +36,13 @@ func put(t *testing.T, db *store.SQLite, state keys.ApprovalState) *keys.Approva
 	if state == keys.ApprovalPending {
 		return a
 	}
-	from := a.State
 	a, err := twopeople.Settle(t.Context(), db, a, keys.ApprovalApproved, "jwt:corp:susan", "yes", now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if state != keys.ApprovalApproved {
-		from, a.State = a.State, state
-		if err := db.PutApproval(t.Context(), a, from); err != nil {
+		a.State = state
+		if err := db.PutApproval(t.Context(), a, keys.ApprovalApproved); err != nil {
 			t.Fatal(err)
 		}
 	}
