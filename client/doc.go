@@ -10,6 +10,14 @@
 // There is one method per API call. A Client is safe for concurrent use,
 // keeps its connections, and starts no goroutine of its own.
 //
+// # Rotations
+//
+// Whoever signs, encrypts and decrypts by calls notices nothing of rotations:
+// it names the key, answers and ciphertexts name the version. Whoever keeps
+// public keys, to verify by itself, follows the key with a Watch, which has
+// each version before it is used, acknowledges it to the gateway, and hears of
+// revocations. Events is the stream below it.
+//
 // # Errors
 //
 // A refusal by the gateway is an *Error around the sentinel of package keys
