@@ -78,18 +78,18 @@ func followed(values []string) ([]string, error) {
 // if there is none. What a client adds when it comes again goes before what
 // stands in its URL.
 func resumed(header, query []string) (id uint64, ok bool, err error) {
-	where, value := `"after"`, ""
-	switch {
-	case len(header) > 1:
-		return 0, false, keys.Errorf(keys.ErrMalformed, "there are several Last-Event-ID headers; send one")
-	case len(header) == 1:
-		where, value = "Last-Event-ID", header[0]
-	case len(query) > 0:
-		value = query[0]
-	default:
-		return 0, false, nil
+	where, values := `"after"`, query
+	if len(header) > 0 {
+		where, values = "Last-Event-ID", header
 	}
-	if id, err = strconv.ParseUint(value, 10, 63); err != nil {
+	switch len(values) {
+	case 0:
+		return 0, false, nil
+	case 1:
+	default:
+		return 0, false, keys.Errorf(keys.ErrMalformed, "%s is there several times; send one", where)
+	}
+	if id, err = strconv.ParseUint(values[0], 10, 63); err != nil {
 		return 0, false, keys.Errorf(keys.ErrInvalid, "%s must be the id of an event", where)
 	}
 	return id, true, nil

@@ -5,29 +5,21 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
 	"keyhole/gateway"
 	"keyhole/gateway/api"
+	"keyhole/gateway/rest/internal/sse"
 	"keyhole/keys"
 )
 
-// typeEvents is the media type of server-sent events (HTML, 9.2).
-const typeEvents = "text/event-stream"
-
-// hint is how long a reader waits before it comes again, in milliseconds.
-const hint = "retry: 2000\n\n"
+// comeAgain is how long a reader waits before it comes again.
+const comeAgain = 2 * time.Second
 
 // lastWord ends a stream when the gateway drains.
 const lastWord = "the gateway is shutting down; come again"
-
-// errReader means that nothing can be sent any more: the reader is gone, or
-// takes nothing.
-var errReader = errors.New("the reader takes nothing")
 
 // errHead ends a stream that was asked for by HEAD where its events would
 // begin.
@@ -60,11 +52,11 @@ func follow(c *call) error {
 	defer cancel()
 	late := time.AfterFunc(time.Until(c.start.Add(c.h.cfg.Timeout)), cancel)
 	defer late.Stop()
-	s := &stream{c: c, control: http.NewResponseController(c.w)}
+	s := &stream{Writer: sse.New(c.w, c.h.cfg.StreamWrite), c: c}
 	defer s.end()
 	err = c.h.service.Events(ctx, c.req, q, s.event, func() error {
 		if s.begun {
-			return s.send(":\n\n")
+			return s.Comment("")
 		}
 		if !late.Stop() {
 			return context.DeadlineExceeded
@@ -75,92 +67,56 @@ func follow(c *call) error {
 	case !s.begun:
 		return err
 	case err == nil:
-		_ = s.comment(lastWord)
-	case ctx.Err() != nil, errors.Is(err, errReader), errors.Is(err, errHead):
+		_ = s.Comment(lastWord)
+	case ctx.Err() != nil, errors.Is(err, sse.ErrReader), errors.Is(err, errHead):
 	default:
 		p := api.ProblemOf(err)
 		if p.Status >= http.StatusInternalServerError {
 			c.h.cfg.Log.WarnContext(ctx, "event stream ended", "request_id", c.id, "code", p.Code, "err", err)
 		}
-		_ = s.comment(cmp.Or(p.Detail, p.Title))
+		_ = s.Comment(cmp.Or(p.Detail, p.Title))
 	}
 	return nil
 }
 
 // stream is an answer of server-sent events.
 type stream struct {
+	*sse.Writer
 	c       *call
-	control *http.ResponseController
 	begun   bool
 	outside bool // it has left the requests in flight
 }
 
 // begin sends the headers and leaves the places of requests.
 func (s *stream) begin() error {
-	// The server's limit is made for answers that end.
-	if err := s.patience(); err != nil {
+	if err := s.Begin(); err != nil {
 		return err
 	}
 	c := s.c
-	header := c.w.Header()
-	header["Content-Type"] = []string{typeEvents}
-	header["X-Accel-Buffering"] = []string{"no"} // nginx would keep events until it has many
 	s.begun, c.status = true, http.StatusOK
-	c.w.WriteHeader(http.StatusOK)
 	if c.r.Method == http.MethodHead {
 		return errHead
 	}
 	c.release()
 	c.h.inFlight.Add(-1)
 	s.outside = true
-	return s.send(hint)
+	return s.Retry(comeAgain)
 }
 
 func (s *stream) end() {
+	s.c.size += s.Size()
 	if s.outside {
-		_ = s.patience()      // for what ends the answer
+		s.End()
 		s.c.h.inFlight.Add(1) // ServeHTTP takes it away again
 	}
 }
 
-// patience is how long the reader may take for what is sent next.
-func (s *stream) patience() error {
-	return s.control.SetWriteDeadline(time.Now().Add(s.c.h.cfg.StreamWrite))
-}
-
-// send sends text and waits until it has left, or returns errReader.
-func (s *stream) send(text string) error { return s.write([]byte(text)) }
-
-func (s *stream) write(text []byte) error {
-	if s.patience() != nil {
-		return errReader
-	}
-	n, err := s.c.w.Write(text)
-	s.c.size += n
-	if err != nil || s.control.Flush() != nil || s.control.SetWriteDeadline(time.Time{}) != nil {
-		return errReader // over HTTP/2 a deadline that passes ends the stream, though nothing is written
-	}
-	return nil
-}
-
-// comment sends what readers skip and people read.
-func (s *stream) comment(text string) error {
-	return s.send(": " + strings.Map(func(r rune) rune {
-		if r < ' ' {
-			return ' '
-		}
-		return r
-	}, text) + "\n\n")
-}
-
-// event sends one event. JSON has line breaks in escaped form only.
+// event sends one event.
 func (s *stream) event(e api.Event) error {
 	b := newBuffer()
 	defer freeBuffer(b)
-	b.WriteString("id: " + strconv.FormatUint(e.ID, 10) + "\nevent: " + e.Type + "\ndata: ")
 	if err := json.MarshalWrite(b, &e, written); err != nil {
 		return errors.Join(keys.ErrInternal, err)
 	}
-	b.WriteString("\n\n")
-	return s.write(b.Bytes())
+	return s.Event(e.ID, e.Type, b.Bytes())
 }
