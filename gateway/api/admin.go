@@ -96,8 +96,8 @@ type AgentAt struct {
 	At        Time   `json:"at"`
 }
 
-// NextStep is what happens next: schedule, activate, record, archive,
-// schedule-destroy. At is zero if it waits for agents.
+// NextStep is what happens next: announce, schedule, activate, record, abort,
+// archive, schedule-destroy, destroy. At is zero if it waits for agents.
 type NextStep struct {
 	Step string `json:"step"`
 	At   Time   `json:"at,omitzero"`
