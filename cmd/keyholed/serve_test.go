@@ -152,7 +152,7 @@ func TestOperations(t *testing.T) {
 		`keyhole_hsm_sessions_max{token="keyhole-dev"} 8`,
 		`keyhole_hsm_sessions_in_use{token="keyhole-dev"} `,
 		`keyhole_hsm_ready{token="keyhole-dev"} 1`,
-		`keyhole_key_versions{state="active"} 1`,
+		`keyhole_key_versions{state="active"} 2`, // and the audit key
 		`keyhole_key_versions{state="compromised"} 0`,
 		`keyhole_audit_commit_seconds_count `,
 		`keyhole_audit_records_total `,
