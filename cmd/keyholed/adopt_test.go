@@ -198,12 +198,12 @@ func TestAdoptLostDatabase(t *testing.T) {
 
 	s.dry(0, []string{"They agree."}, "reconcile")
 	s.run(0, []string{"They agree."}, "reconcile")
-	s.dry(0, []string{"0 keys would be taken", "4 have good rows"}, "adopt")
+	s.dry(0, []string{"0 keys would be taken", "5 have good rows"}, "adopt")
 	s.lose()
 	s.run(exit.Store, []string{"keyholed adopt"}, "reconcile")
-	s.dry(0, []string{"payments.v3", "compromised", "PS256 (3072)", "4 keys would be taken", "dry run"}, "adopt")
-	s.run(0, []string{"payments.v3", "4 keys were taken", "Policies, descriptions and tags are not on the token"}, "adopt")
-	s.run(0, []string{"0 keys were taken", "4 have good rows"}, "adopt")
+	s.dry(0, []string{"payments.v3", "compromised", "PS256 (3072)", "keyhole-audit.v1", "5 keys would be taken", "dry run"}, "adopt")
+	s.run(0, []string{"payments.v3", "5 keys were taken", "Policies, descriptions and tags are not on the token"}, "adopt")
+	s.run(0, []string{"0 keys were taken", "5 have good rows"}, "adopt")
 	s.run(0, []string{"They agree."}, "reconcile")
 
 	p = serve(t, s.dir)
@@ -232,7 +232,7 @@ func TestAdoptLostDatabase(t *testing.T) {
 	if again := sign("payments"); again.Version != 4 {
 		t.Errorf("after a rotation version %d signs, want 4", again.Version)
 	}
-	if n := audited(t, s.dir, `"action":"adopt"`, `"outcome":"ok"`, `"principal":"local:`); n != 4 {
+	if n := audited(t, s.dir, `"action":"adopt"`, `"outcome":"ok"`, `"principal":"local:`); n != 5 {
 		t.Errorf("%d adoptions are recorded", n)
 	}
 	p.stop()
@@ -265,7 +265,7 @@ func TestAdoptForeignKeys(t *testing.T) {
 	s.run(1, []string{"--algorithm code.v1", "the token does not tell which"}, "adopt", "--import", "Web key, 2019=old=code")
 	s.run(1, []string{"can leave the token", "--allow-unprotected", "1 key was taken"}, "adopt", "--import", web, "--import", "box=box")
 	s.dry(0, []string{"EXTRACTABLE", "box.v1"}, "adopt", "--allow-unprotected", "--import", "box=box")
-	s.run(0, []string{"EXTRACTABLE", "never extractable", "another tool made the key of code.v7", "2 keys were taken", "1 has good rows"}, "adopt", "--allow-unprotected",
+	s.run(0, []string{"EXTRACTABLE", "never extractable", "another tool made the key of code.v7", "2 keys were taken", "2 have good rows"}, "adopt", "--allow-unprotected",
 		"--import", web, "--import", "code=code.v7", "--import", "box=box")
 	s.run(0, []string{"They agree."}, "reconcile")
 
@@ -302,7 +302,7 @@ func TestAdoptForeignKeys(t *testing.T) {
 	// Imported before, and the database is lost: the audit log knows their
 	// algorithms and numbers, the operator which label is whose.
 	s.lose()
-	s.run(0, []string{"site.v1", "site.v2", "code.v7", "2 keys were taken"}, "adopt", "--import", "Web key, 2019=old=site.v1", "--import", "code=code.v7")
+	s.run(0, []string{"site.v1", "site.v2", "code.v7", "keyhole-audit.v1", "3 keys were taken"}, "adopt", "--import", "Web key, 2019=old=site.v1", "--import", "code=code.v7")
 }
 
 // TestReconcileCommand shows what people and programs are told.
