@@ -69,8 +69,12 @@ func (s hiccupStore) Commit(ctx context.Context, c store.Change) error {
 	return s.h.step("commit", keys.ErrStore, func() error { return s.Store.Commit(ctx, c) })
 }
 
-// read lets a call that only reads fail.
+// read lets a call that only reads fail. It has nothing to do that could have
+// been done.
 func read[T any](h *hiccup, call func() (T, error)) (T, error) {
+	if h.done {
+		return call()
+	}
 	var got, none T
 	err := h.step("read", keys.ErrStore, func() (err error) { got, err = call(); return err })
 	if err != nil {
@@ -149,7 +153,7 @@ func TestFaults(t *testing.T) {
 			t.Run(fmt.Sprint(name, ", done ", done), func(t *testing.T) {
 				t.Parallel()
 				k, hit := newKit(t), map[string]int{}
-				for at := 1; !t.Failed(); at++ {
+				for at := 1 + len(name)%stride; !t.Failed(); at += stride {
 					h := &hiccup{done: done}
 					k.fault(s, fmt.Sprint("key-", at), h, at)
 					if h.hit == "" {
@@ -158,11 +162,11 @@ func TestFaults(t *testing.T) {
 					hit[h.hit]++
 				}
 				for _, step := range []string{"read", "append", "commit", "refresh"} {
-					if hit[step] == 0 && (step != "append" || name != "schedule") {
+					if hit[step] == 0 && stride == 1 && (step != "append" || name != "schedule") && (step != "read" || !done) {
 						t.Errorf("no %s was made to fail: %v", step, hit)
 					}
 				}
-				if makes := name == "create" || strings.HasPrefix(name, "rotate") || name == "revoke the active"; makes && (hit["generate"] == 0 || hit["destroy"] == 0) {
+				if makes := name == "create" || strings.HasPrefix(name, "rotate") || name == "revoke the active"; makes && stride == 1 && (hit["generate"] == 0 || hit["destroy"] == 0) {
 					t.Errorf("no generation was made to fail: %v", hit)
 				}
 			})

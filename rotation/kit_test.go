@@ -252,6 +252,20 @@ func (m *mortal) arm(at int) {
 	m.steps, m.at = 0, at
 }
 
+// look is step for what only reads: dying after it is dying before the next.
+func (m *mortal) look(read func() error) error {
+	m.mu.Lock()
+	dead := m.dead
+	m.mu.Unlock()
+	switch {
+	case dead:
+		return errDead
+	case m.done:
+		return read()
+	}
+	return m.step(read)
+}
+
 func (m *mortal) change(c *rotation.Config) {
 	c.Store, c.Token, c.Audit = mortalStore{c.Store, m}, mortalToken{c.Token, m}, mortalAudit{c.Audit, m}
 }
@@ -266,12 +280,12 @@ func (s mortalStore) Commit(ctx context.Context, c store.Change) error {
 }
 
 func (s mortalStore) Rotation(ctx context.Context, id string) (r *keys.Rotation, err error) {
-	err = s.m.step(func() error { r, err = s.Store.Rotation(ctx, id); return err })
+	err = s.m.look(func() error { r, err = s.Store.Rotation(ctx, id); return err })
 	return r, err
 }
 
 func (s mortalStore) Key(ctx context.Context, name string) (k *keys.Key, err error) {
-	err = s.m.step(func() error { k, err = s.Store.Key(ctx, name); return err })
+	err = s.m.look(func() error { k, err = s.Store.Key(ctx, name); return err })
 	return k, err
 }
 
