@@ -53,8 +53,13 @@ Keep what was moved: to verify the whole history lay the segments beside the oth
 			})
 		},
 	}
+	directory(cmd)
 	keysFlag(cmd, &keysFile)
 	cmd.Flags().StringVar(&o.To, "to", "", "move the segments into `DIR`")
 	cmd.Flags().IntVar(&o.Keep, "keep", 0, "leave the newest `N` sealed segments alone")
+	_ = cmd.RegisterFlagCompletionFunc("to", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	})
+	app.Complete(cmd, "keep")
 	return cmd
 }

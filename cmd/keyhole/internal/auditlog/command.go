@@ -28,6 +28,16 @@ that file, and checkpoints, at another time or by another way than the log.`,
 	}, verifyCmd(a), proveCmd(a), verifyProofCmd(a), searchCmd(a), tailCmd(a), archiveCmd(a))
 }
 
+// directory lets the shell offer directories as the first operand.
+func directory(cmd *cobra.Command) {
+	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		}
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 // keysFlag adds --key, the file of audit keys.
 func keysFlag(cmd *cobra.Command, path *string) {
 	cmd.Flags().StringVar(path, "key", "", "`FILE` of the public audit keys (audit-keys.pem)")

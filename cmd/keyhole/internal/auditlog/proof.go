@@ -52,6 +52,7 @@ the public audit keys can check it without the log: keyhole audit verify-proof.`
 			return err
 		},
 	}
+	directory(cmd)
 	app.OutFlag(cmd, &out, "the proof")
 	cmd.Flags().StringVar(&under, "checkpoint", "", "`FILE` of the checkpoint to prove it under (default: the log's last one)")
 	return cmd
@@ -69,10 +70,14 @@ type proved struct {
 func verifyProofCmd(a *app.App) *cobra.Command {
 	var keysFile string
 	cmd := &cobra.Command{
-		Use:   "verify-proof FILE",
-		Short: "Check a proof by the public audit keys alone",
-		Long:  "Checks a proof file and prints the record that it proves. Exit code 3: it proves nothing.",
-		Args:  app.Operands,
+		Use:     "verify-proof FILE",
+		Short:   "Check a proof by the public audit keys alone",
+		Long:    "Checks a proof file and prints the record that it proves. Exit code 3: it proves nothing.",
+		Example: `  keyhole audit verify-proof record.proof --key audit-keys.pem`,
+		Args:    app.Operands,
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			known, err := readKeys(keysFile)
 			if err != nil {

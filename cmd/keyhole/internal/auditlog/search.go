@@ -31,6 +31,9 @@ func (f *filter) flags(cmd *cobra.Command) {
 	fl.StringVar(&f.request, "request", "", "only records of the request `ID`")
 	fl.StringVar(&f.since, "since", "", "only records from `TIME` on: RFC 3339, or a duration back from now such as 2h")
 	fl.StringVar(&f.until, "until", "", "only records before `TIME`")
+	for _, name := range []string{"key", "kid", "principal", "action", "request", "since", "until"} {
+		app.Complete(cmd, name)
+	}
 	app.Complete(cmd, "outcome", audit.OutcomeOK, audit.OutcomeDenied, audit.OutcomeError, audit.OutcomeIntent)
 }
 
@@ -134,8 +137,10 @@ keyhole audit verify.`,
 			return nil
 		},
 	}
+	directory(cmd)
 	f.flags(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 0, "stop after `N` records (0: none)")
+	app.Complete(cmd, "limit")
 	return cmd
 }
 
@@ -164,8 +169,10 @@ func tailCmd(a *app.App) *cobra.Command {
 	var f filter
 	lines, follow := 10, false
 	cmd := &cobra.Command{
-		Use:     "tail DIR",
-		Short:   "Print the last records of an audit log, and with -f what comes",
+		Use:   "tail DIR",
+		Short: "Print the last records of an audit log, and with -f what comes",
+		Long: `Prints the last records of the log in DIR that every flag given agrees with, and with
+-f goes on with those that are written, also across segments, until Ctrl-C.`,
 		Example: `  keyhole audit tail audit -f --outcome denied`,
 		Args:    app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -191,8 +198,10 @@ func tailCmd(a *app.App) *cobra.Command {
 			})
 		},
 	}
+	directory(cmd)
 	f.flags(cmd)
 	cmd.Flags().IntVarP(&lines, "lines", "n", lines, "print the last `N` records that match")
+	app.Complete(cmd, "lines")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with records as they are written, until Ctrl-C")
 	return cmd
 }

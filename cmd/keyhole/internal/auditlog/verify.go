@@ -61,6 +61,7 @@ Exit code 0: the log is what was signed for. 3: it is not; what is wrong was pri
 			return nil
 		},
 	}
+	directory(cmd)
 	keysFlag(cmd, &keysFile)
 	cmd.Flags().StringArrayVar(&since, "since-checkpoint", nil, "`FILE` of checkpoints that were kept elsewhere; may be repeated")
 	return cmd
