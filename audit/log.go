@@ -143,7 +143,11 @@ func Open(c Config) (*Log, error) {
 // found in the log. That is so in particular when ctx ended before the disk
 // had answered.
 func (l *Log) Append(ctx context.Context, recs ...Record) (first uint64, err error) {
-	first, _, err = l.append(ctx, false, recs)
+	r, asked := ctx.Value(receiptsKey{}).(*Receipts)
+	first, leaves, err := l.append(ctx, asked, recs)
+	if asked && err == nil {
+		r.note(first, leaves)
+	}
 	return first, err
 }
 
