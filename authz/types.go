@@ -42,6 +42,7 @@ const (
 	ActionReconcile     = "reconcile"
 	ActionListWebhooks  = "list-webhooks"
 	ActionRetryWebhook  = "retry-webhook"
+	ActionReadAudit     = "read-audit" // all of the audit log, its checkpoints and proofs
 )
 
 // ActionAuthenticate names the act of proving who one is in the audit log.
@@ -55,7 +56,7 @@ func Actions() []string {
 		ActionRead, ActionJWKS, ActionRecover, ActionCreateKey, ActionUpdateKey, ActionRotate,
 		ActionSuspend, ActionResume, ActionRevoke, ActionListRotations, ActionAbort, ActionActivate, ActionDestroy, ActionRestore, ActionDeleteKey,
 		ActionReadUsage, ActionSubscribe, ActionTrigger, ActionListAgents, ActionBlockAgent, ActionListApprovals, ActionApprove,
-		ActionReconcile, ActionListWebhooks, ActionRetryWebhook,
+		ActionReconcile, ActionListWebhooks, ActionRetryWebhook, ActionReadAudit,
 	}
 }
 

@@ -167,6 +167,7 @@ type Config struct {
 	Store         Store
 	Limits        *authz.Limiter     // nil: none
 	Webhooks      Webhooks           // nil: none are configured
+	AuditLog      AuditLog           // nil: it is not shown
 	Triggers      map[string]Trigger // by name
 	// TwoPeople are the actions that need another person's approval. nil:
 	// DefaultTwoPeople; none if it is empty and not nil. What overrides

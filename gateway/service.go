@@ -26,6 +26,7 @@ type Service struct {
 	store         Store
 	limits        *authz.Limiter
 	webhooks      Webhooks
+	auditLog      AuditLog
 	triggers      map[string]Trigger
 	twoPeople     []string
 	approvalLife  time.Duration
@@ -46,7 +47,7 @@ type Service struct {
 func New(c Config) *Service {
 	s := &Service{
 		crypto: c.Crypto, snapshots: c.Snapshots, audit: c.Audit, policy: c.Policy, authenticator: c.Authenticator,
-		lifecycle: c.Lifecycle, usage: c.Usage, store: c.Store, limits: c.Limits, webhooks: c.Webhooks, triggers: c.Triggers,
+		lifecycle: c.Lifecycle, usage: c.Usage, store: c.Store, limits: c.Limits, webhooks: c.Webhooks, auditLog: c.AuditLog, triggers: c.Triggers,
 		twoPeople: slices.Clone(c.TwoPeople), approvalLife: c.ApprovalLife, maxStreams: c.Streams, draining: c.Draining,
 		now: c.Now, log: c.Log, parallel: c.Parallel, auditTimeout: c.AuditTimeout,
 		events:  tail.New(c.Store, c.Snapshots),

@@ -320,7 +320,7 @@ func TestPolicies(t *testing.T) {
 		case authz.ActionTrigger:
 			resource = authz.Resource{Type: authz.TypeTrigger, Name: "deployed"}
 		case authz.ActionRandom, authz.ActionListAgents, authz.ActionBlockAgent, authz.ActionListApprovals, authz.ActionReconcile,
-			authz.ActionListWebhooks, authz.ActionRetryWebhook:
+			authz.ActionListWebhooks, authz.ActionRetryWebhook, authz.ActionReadAudit:
 			resource = authz.Resource{Type: authz.TypeGateway, Name: "keyhole"}
 		}
 		return policies.Decide(authz.Request{Principal: p, Action: action, Resource: resource, Context: authz.Context{Method: p.Method}}).Allowed
