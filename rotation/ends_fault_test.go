@@ -170,7 +170,10 @@ func TestEndFaults(t *testing.T) {
 					}
 					hit[h.hit]++
 				}
-				want := []string{"read", "append", "commit", "refresh"}
+				want := []string{"append", "commit", "refresh"}
+				if !done { // nobody can tell how far a failed read came
+					want = append(want, "read")
+				}
 				if name == "destruction" {
 					want = append(want, "destroy", "inspect")
 				}
