@@ -150,7 +150,7 @@ func TestEndFaults(t *testing.T) {
 				t.Parallel()
 				k := newKit(t)
 				hit := map[string]int{}
-				for at := 1; !t.Failed(); at++ {
+				for at := 1 + len(name)%stride; !t.Failed(); at += stride {
 					h := &hiccup{at: at, done: done}
 					key := fmt.Sprint("key-", at)
 					k.stage(s.scene, key)
@@ -178,7 +178,7 @@ func TestEndFaults(t *testing.T) {
 					want = append(want, "destroy", "inspect")
 				}
 				for _, step := range want {
-					if hit[step] == 0 {
+					if hit[step] == 0 && stride == 1 {
 						t.Errorf("no %s was made to fail: %v", step, hit)
 					}
 				}
@@ -200,7 +200,7 @@ func TestEndCrashes(t *testing.T) {
 			t.Run(fmt.Sprint(name, ", done ", done), func(t *testing.T) {
 				t.Parallel()
 				k := newKit(t)
-				for at := 1; !t.Failed(); at++ {
+				for at := 1 + len(name)%stride; !t.Failed(); at += stride {
 					m := &mortal{at: at, done: done}
 					key := fmt.Sprint("key-", at)
 					k.stage(s.scene, key)
