@@ -15,11 +15,12 @@ import (
 const tick = time.Second
 
 // Recover takes up every rotation that a crash left open and takes it as far
-// as the moment permits. Call it once, before requests are served. A rotation
-// that fails is logged and left for Run; the returned error is about the
-// store.
+// as the moment permits, and makes the successors that revocations still
+// want. Call it once, before requests are served, with the snapshot loaded. A
+// rotation that fails is logged and left for Run; the returned error says that
+// nothing could be looked at.
 func (e *Engine) Recover(ctx context.Context) error {
-	_, err := e.drive(ctx, true)
+	_, err := e.first(ctx, true)
 	return err
 }
 
@@ -33,7 +34,7 @@ func (e *Engine) drive(ctx context.Context, start bool) (open map[string]bool, e
 		return nil, fmt.Errorf("listing open rotations: %w", err)
 	}
 	byName, err := e.byName()
-	if err != nil && !start {
+	if err != nil {
 		return nil, err
 	}
 	open = map[string]bool{}
@@ -144,7 +145,7 @@ func (e *Engine) Run(ctx context.Context) error {
 // What fails is tried again with growing pauses; the returned error says that
 // nothing could be looked at.
 func (e *Engine) Tick(ctx context.Context) error {
-	open, err := e.first(ctx)
+	open, err := e.first(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -159,8 +160,8 @@ func (e *Engine) Tick(ctx context.Context) error {
 }
 
 // first does what must not wait behind rotations by policy.
-func (e *Engine) first(ctx context.Context) (open map[string]bool, err error) {
-	if open, err = e.drive(ctx, false); err != nil {
+func (e *Engine) first(ctx context.Context, start bool) (open map[string]bool, err error) {
+	if open, err = e.drive(ctx, start); err != nil {
 		return nil, err
 	}
 	all, err := e.keys()
@@ -205,7 +206,7 @@ func (e *Engine) rotateAllDue(ctx context.Context, all []*keys.Key, open map[str
 			}
 			if e.now().Sub(looked) >= tick {
 				looked = e.now()
-				if _, err := e.first(ctx); err != nil {
+				if _, err := e.first(ctx, false); err != nil {
 					return // Tick will say so
 				}
 			}
