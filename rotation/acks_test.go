@@ -42,7 +42,7 @@ func TestAllAcknowledge(t *testing.T) {
 	if !slices.Equal(done.Expected, []string{"a", "b", "c"}) || len(done.Skipped) != 0 {
 		t.Errorf("%+v", done)
 	}
-	if d := k.outcome("payments", "rotate").Details; d["agents"] != "3" || d["acks"] != "a b c" || d["missing"] != "" {
+	if d := k.outcome("payments", "rotate").Details; d["agents"] != "3" || d["acknowledged"] != "a b c" || d["missing"] != "" {
 		t.Errorf("%v", d)
 	}
 	p, err = k.Progress(t.Context(), done)
@@ -89,7 +89,7 @@ func TestNotWaitedFor(t *testing.T) {
 	if !slices.Equal(r.Skipped, []string{"absent", "blocked"}) || !slices.Equal(r.Expected, []string{"absent", "absent-acked", "blocked", "here"}) {
 		t.Errorf("%+v", r)
 	}
-	if d := k.outcome("payments", "rotate").Details; d["skipped"] != "absent blocked" || d["acks"] != "absent-acked here" || d["missing"] != "" {
+	if d := k.outcome("payments", "rotate").Details; d["skipped"] != "absent blocked" || d["acknowledged"] != "absent-acked here" || d["missing"] != "" {
 		t.Errorf("%v", d)
 	}
 	p, err := k.Progress(t.Context(), r)

@@ -26,7 +26,8 @@ func (e *Engine) UpdateKey(ctx context.Context, actor Actor, name string, u Upda
 			return nil, err
 		}
 	}
-	return e.act(ctx, actor, name, 0, "update-key", nil, func(k *keys.Key, _ time.Time) (store.Change, error) {
+	details := map[string]string{}
+	return e.act(ctx, actor, name, 0, "update-key", details, func(k *keys.Key, _ time.Time) (store.Change, error) {
 		if u.Epoch != 0 && u.Epoch != k.Epoch {
 			return store.Change{}, keys.Errorf(keys.ErrConflict, "key %q is at epoch %d, not %d; read it again", name, k.Epoch, u.Epoch)
 		}
@@ -40,6 +41,7 @@ func (e *Engine) UpdateKey(ctx context.Context, actor Actor, name string, u Upda
 		if u.Policy != nil {
 			c.Policy = *u.Policy
 		}
+		e.updated(k, c, details)
 		return store.Change{Key: c}, nil
 	})
 }
