@@ -97,11 +97,20 @@ type reconcileSpec struct {
 	progress func(done, of int)
 }
 
+// reconcileTimeout bounds a comparison, so that a token that hangs does not
+// keep later ones from being tried. Listing 10,000 objects takes seconds.
+const reconcileTimeout = 10 * time.Minute
+
 func (e *Engine) reconcile(ctx context.Context, actor Actor, s reconcileSpec) (Report, error) {
 	if !e.reconciling.turn.TryLock() {
 		return Report{}, keys.Errorf(keys.ErrConflict, "tokens and store are being compared already; try again when that has ended")
 	}
 	defer e.reconciling.turn.Unlock()
+	if !s.use {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, reconcileTimeout)
+		defer cancel()
+	}
 	r := Report{DryRun: s.dryRun}
 	var failed error
 	for _, token := range e.token.Tokens() {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -389,7 +390,10 @@ func TestAbandonedVersion(t *testing.T) {
 	for _, generated := range []bool{false, true} {
 		k := newKit(t)
 		k.create("payments", keys.Policy{})
-		e := k.engine((&mortal{at: map[bool]int{false: 4, true: 5}[generated], done: generated}).change)
+		dead := &atomic.Bool{}
+		e := k.engine(func(c *rotation.Config) {
+			c.Token, c.Store, c.Audit = generatesLast{c.Token, dead, generated}, writesNoMore{c.Store, dead}, recordsNoMore{c.Audit, dead}
+		})
 		if _, err := e.Rotate(t.Context(), alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual}); err == nil {
 			t.Fatal("the process did not die")
 		}
@@ -405,6 +409,55 @@ func TestAbandonedVersion(t *testing.T) {
 			t.Errorf("the HSM holds %v", got)
 		}
 	}
+}
+
+// generatesLast is the token of a process that dies when it generates, with
+// the key made or not.
+type generatesLast struct {
+	rotation.Token
+	dead *atomic.Bool
+	done bool
+}
+
+func (g generatesLast) Generate(ctx context.Context, ref keys.Ref) (keys.Generated, error) {
+	if g.done {
+		if _, err := g.Token.Generate(ctx, ref); err != nil {
+			return keys.Generated{}, err
+		}
+	}
+	g.dead.Store(true)
+	return keys.Generated{}, errDead
+}
+
+func (g generatesLast) Destroy(ctx context.Context, ref keys.Ref) error {
+	if g.dead.Load() {
+		return errDead
+	}
+	return g.Token.Destroy(ctx, ref)
+}
+
+type writesNoMore struct {
+	rotation.Store
+	dead *atomic.Bool
+}
+
+func (s writesNoMore) Commit(ctx context.Context, c store.Change) error {
+	if s.dead.Load() {
+		return errDead
+	}
+	return s.Store.Commit(ctx, c)
+}
+
+type recordsNoMore struct {
+	rotation.Auditor
+	dead *atomic.Bool
+}
+
+func (a recordsNoMore) Append(ctx context.Context, recs ...audit.Record) (uint64, error) {
+	if a.dead.Load() {
+		return 0, errDead
+	}
+	return a.Auditor.Append(ctx, recs...)
 }
 
 // TestReconcileFails: what cannot be repaired now is said to be, and is
@@ -444,7 +497,7 @@ func TestReconcileBesideRotations(t *testing.T) {
 	k.create("payments", keys.Policy{})
 	ended := make(chan error, 1)
 	go func() {
-		for range 30 {
+		for range 10 {
 			if _, err := k.Rotate(context.Background(), alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual}); err != nil {
 				ended <- err
 				return
