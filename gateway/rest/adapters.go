@@ -214,13 +214,22 @@ func (c *call) page(cursor string, valid func(string) bool) (at string, limit in
 	if at = query.Get(cursor); query.Has(cursor) && !valid(at) {
 		return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "%q must be what \"next\" of a page was", cursor))
 	}
-	if !query.Has("limit") {
-		return at, 0, nil
-	}
-	if limit, err = strconv.Atoi(query.Get("limit")); err != nil || limit < 1 || limit > gateway.MaxPage {
-		return "", 0, c.refuse(keys.Errorf(keys.ErrInvalid, "\"limit\" must be an integer from 1 to %d", gateway.MaxPage))
+	if limit, err = limitOf(query); err != nil {
+		return "", 0, c.refuse(err)
 	}
 	return at, limit, nil
+}
+
+// limitOf reads how long a page may be; 0: it does not say.
+func limitOf(query url.Values) (int, error) {
+	if !query.Has("limit") {
+		return 0, nil
+	}
+	limit, err := strconv.Atoi(query.Get("limit"))
+	if err != nil || limit < 1 || limit > gateway.MaxPage {
+		return 0, keys.Errorf(keys.ErrInvalid, "\"limit\" must be an integer from 1 to %d", gateway.MaxPage)
+	}
+	return limit, nil
 }
 
 // isID is as lax as the routes that have an id.

@@ -47,11 +47,19 @@ var (
 
 // ServeHTTP implements http.Handler.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var receipt *receipts
+	if prefer := r.Header["Prefer"]; prefer != nil && prefersReceipt(prefer) {
+		receipt, r = newReceipts(w, r)
+		w = receipt
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), h.cfg.Timeout)
 	defer cancel()
 	// The id is always our own: it ties the audit log together, and a
 	// caller's could repeat.
 	c := &call{h: h, w: w, r: r, ctx: ctx, id: rand.Text(), source: source(r), start: time.Now()}
+	if receipt != nil {
+		receipt.c = c
+	}
 	header := w.Header()
 	header["X-Request-Id"] = []string{c.id}
 	header["X-Content-Type-Options"] = noSniff

@@ -30,6 +30,7 @@ var document = sync.OnceValues(func() (*openapi3.T, error) {
 var spec = sync.OnceValues(func() (routers.Router, error) {
 	openapi3filter.RegisterBodyDecoder("application/jwk-set+json", openapi3filter.JSONBodyDecoder)
 	openapi3filter.RegisterBodyDecoder(api.ProblemType, openapi3filter.JSONBodyDecoder)
+	openapi3filter.RegisterBodyDecoder(api.TypePEM, openapi3filter.FileBodyDecoder)
 	doc, err := document()
 	if err != nil {
 		return nil, err

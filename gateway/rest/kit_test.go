@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"keyhole/audit"
+	"keyhole/audit/audittest"
 	"keyhole/authz"
 	"keyhole/authz/authztest"
 	"keyhole/gateway"
@@ -53,6 +54,7 @@ type kit struct {
 	issuer   *authztest.Issuer
 	ca       *authztest.CA
 	auditDir string
+	voucher  *audittest.Voucher
 	log      *syncBuffer // of the gateway
 	access   *syncBuffer
 	cfg      rest.Config
@@ -212,11 +214,13 @@ func newKit(t testing.TB, changes ...func(*kit)) *kit {
 	must(t, os.WriteFile(policyFile, []byte(policies), 0o600))
 	decider, err := authz.LoadPolicies(policyFile)
 	must(t, err)
+	k.voucher = audittest.New(t)
 	who, err := authz.NewAuthenticator(t.Context(), authz.Config{Issuers: []authz.Issuer{k.issuer.File(t)}, Log: logger})
 	must(t, err)
 	k.gateway = gateway.Config{
 		Crypto: k.hsm, Snapshots: cache, Audit: records, Policy: decider, Authenticator: who, Lifecycle: k.engine, Usage: meter, Store: k.store, Log: logger,
-		Limits: authz.NewLimiter(authz.LimiterConfig{FailedLoginBurst: 10000, FailedOperationBurst: 10000}),
+		AuditLog: k.voucher.Lookup(records, k.auditDir),
+		Limits:   authz.NewLimiter(authz.LimiterConfig{FailedLoginBurst: 10000, FailedOperationBurst: 10000}),
 	}
 	k.cfg = rest.Config{Log: logger, Access: slog.New(slog.NewJSONHandler(k.access, nil)), Observe: k.observed.observe}
 	for _, change := range changes {

@@ -38,6 +38,7 @@ const (
 var patterns = strings.NewReplacer(
 	"{key}", "{key:[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?}",
 	"{version}", "{version:[1-9][0-9]{0,9}}",
+	"{seq}", "{seq:0|[1-9][0-9]{0,18}}",
 	"{id}", "{id:[0-9A-Za-z]{1,64}}",
 	"{name}", "{name:[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?}", // of what is configured
 )

@@ -113,6 +113,11 @@ func routes(s *gateway.Service) []endpoint {
 			}, nil)),
 		get("/v1/admin/webhooks", authz.ActionListWebhooks, listWebhooks),
 		act("webhooks/{name}/retry", authz.ActionRetryWebhook, retryWebhook),
+
+		get("/v1/admin/audit", authz.ActionReadAudit, listAudit, auditQuery...),
+		get("/v1/admin/audit/checkpoint", authz.ActionReadAudit, auditCheckpoint, "fresh"),
+		get("/v1/admin/audit/proof/{seq}", authz.ActionReadAudit, auditProof),
+		open(public, get("/v1/audit-keys.pem", "audit-keys", auditKeys)),
 	}
 }
 

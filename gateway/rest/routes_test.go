@@ -72,7 +72,7 @@ func TestRoutesAreTheContract(t *testing.T) {
 }
 
 func fill(template string) string {
-	return strings.NewReplacer("{key}", "payments", "{version}", "1", "{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "{name}", "alarm").Replace(template)
+	return strings.NewReplacer("{key}", "payments", "{version}", "1", "{id}", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "{name}", "alarm", "{seq}", "0").Replace(template)
 }
 
 // Every path answers 401 without credentials, whatever the method, and what
