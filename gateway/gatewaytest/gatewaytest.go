@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"keyhole/audit"
+	"keyhole/audit/audittest"
 	"keyhole/authz"
 	"keyhole/gateway"
 	"keyhole/gateway/rest"
@@ -83,6 +84,7 @@ type Gateway struct {
 	Store   store.Store
 	Cache   *store.Cache
 	Audit   *audit.Log
+	Voucher *audittest.Voucher // signs its checkpoints
 	Usage   *usage.Meter
 	Engine  *rotation.Engine
 	Service *gateway.Service
@@ -132,6 +134,8 @@ func (g *Gateway) open(tb testing.TB, o Options) {
 	check(tb, err)
 	tb.Cleanup(func() { check(tb, g.Audit.Close()) })
 
+	g.Voucher = audittest.New(tb)
+
 	policyDir := filepath.Join(g.Dir, "policies")
 	check(tb, os.Mkdir(policyDir, 0o700))
 	write(tb, filepath.Join(policyDir, "policy.cedar"), []byte(o.Policy))
@@ -154,6 +158,7 @@ func (g *Gateway) open(tb testing.TB, o Options) {
 	c := o.Gateway
 	c.Crypto, c.Snapshots, c.Audit, c.Policy, c.Authenticator = o.Backend, g.Cache, g.Audit, policies, authenticator
 	c.Lifecycle, c.Usage, c.Store, c.Limits, c.Log = g.Engine, g.Usage, g.Store, authz.NewLimiter(*o.Limits), o.Log
+	c.AuditLog = g.Voucher.Lookup(g.Audit, filepath.Join(g.Dir, "audit"))
 	g.Service = gateway.New(c)
 }
 

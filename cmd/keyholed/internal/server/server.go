@@ -131,6 +131,7 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		Crypto: token, Snapshots: cache, Audit: auditLog, Policy: files.Policies, Lifecycle: engine, Usage: meter, Store: db,
 		Authenticator: m.Authenticator(files.Authenticator), Limits: authz.NewLimiter(limits(c)), Webhooks: hooks, Triggers: triggers(c),
 		TwoPeople: c.Rotation.TwoPeople, ApprovalLife: c.Rotation.ApprovalLife, Draining: draining, Log: o.Log,
+		AuditLog: shown(c, auditLog, vouching),
 	})
 	if err := service.ResumeApprovals(ctx); err != nil { // what was approved and not done
 		return engineError(err)

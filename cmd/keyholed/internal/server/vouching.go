@@ -18,6 +18,7 @@ import (
 	"keyhole/audit/export"
 	"keyhole/audit/export/otlp"
 	"keyhole/audit/export/syslog"
+	"keyhole/audit/lookup"
 	"keyhole/cmd/keyholed/internal/config"
 	"keyhole/cmd/keyholed/internal/exit"
 	"keyhole/cmd/keyholed/internal/metrics"
@@ -39,6 +40,17 @@ func voucher(c *config.Config, log *audit.Log, core *Core, m *metrics.Set, out *
 				return nil, keys.Errorf(keys.ErrKeyNotFound, "the audit key %s is missing or was altered in the database; `keyholed adopt` makes its rows anew from the token", keys.AuditKeyName)
 			}
 			return k, nil
+		},
+	})
+}
+
+// shown is the audit log for those who may read it.
+func shown(c *config.Config, log *audit.Log, v *vouch.Voucher) *lookup.Log {
+	return lookup.New(lookup.Config{
+		Dir: c.Audit.Dir, Log: log, Keys: v.Keys,
+		Vouch: func(ctx context.Context) ([]byte, error) {
+			signed, _, err := v.Checkpoint(ctx)
+			return signed, err
 		},
 	})
 }

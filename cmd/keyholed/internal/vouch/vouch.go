@@ -145,6 +145,14 @@ type signer struct {
 // Sign implements note.Signer.
 func (s *signer) Sign(msg []byte) ([]byte, error) { return s.sign(msg) }
 
+// Keys returns what the file of audit keys holds; empty before the first
+// checkpoint.
+func (v *Voucher) Keys() []byte {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.written
+}
+
 // writeKeys brings the file of audit keys up to date: every version that was
 // ever generated, also destroyed ones, for their checkpoints stay. A key in
 // the file that is not in the store is kept, and told.
