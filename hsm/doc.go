@@ -2,7 +2,8 @@
 // destroys keys that live in tokens and never leave them.
 //
 // This package is what the rest of Keyhole calls: Open, the data plane
-// (data.go), the management plane (manage.go), and Run and Health. It gives
+// (data.go), the management plane (manage.go, list.go, storekey.go), and Run
+// and Health. It gives
 // each configured token its pool of workers, its circuit breaker and its
 // canary. What is below it, each package importing only those before it:
 //
@@ -13,6 +14,7 @@
 //	module    owns libraries, logins, sessions; repairs and reopens them
 //	mech      one call each: sign, wrap, unwrap, generate, ...; proves keys
 //	objects   finds, makes and destroys the keys on a token
+//	marks     keeps revocations on a token
 //	probe     shows what a token can do, and that it still can
 //
 // # Two libraries, one owner
