@@ -128,6 +128,7 @@ func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
 		return nil, c.connError(outer, ctx, err)
 	}
 	defer drain(res.Body)
+	noteReceipt(ctx, res.Header)
 	body, err := io.ReadAll(io.LimitReader(res.Body, c.maxResponse+1))
 	switch {
 	case int64(len(body)) > c.maxResponse:
@@ -161,6 +162,7 @@ func (c *Client) request(ctx context.Context, in call) (*http.Request, error) {
 	}
 	req.Header.Set("Accept", cmp.Or(in.media, "application/json"))
 	req.Header.Set("User-Agent", c.userAgent)
+	wantsReceipt(req)
 	if in.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
