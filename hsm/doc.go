@@ -3,9 +3,9 @@
 //
 // This package is what the rest of Keyhole calls: Open, the data plane
 // (data.go), the management plane (manage.go, list.go, storekey.go), and Run
-// and Health. It gives
-// each configured token its pool of workers, its circuit breaker and its
-// canary. What is below it, each package importing only those before it:
+// and Health. It gives each configured token its pool of workers, its circuit
+// breaker and its canary. What is below it, each package importing only those
+// before it:
 //
 //	workers   runs calls that cannot be cancelled, for callers who can leave
 //	public    public keys, in software
