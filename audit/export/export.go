@@ -130,7 +130,11 @@ func New(c Config) (*Exporter, error) {
 // Run sends until ctx ends. Whatever fails is tried again, with growing
 // pauses; only the first failure in a row is logged, and its end.
 func (e *Exporter) Run(ctx context.Context) error {
-	defer e.c.Sink.Close()
+	defer func() {
+		if err := e.c.Sink.Close(); err != nil { // it has taken what it has taken
+			e.c.Log.WarnContext(ctx, "closing an export of the audit log", "exporter", e.c.Name, "err", err)
+		}
+	}()
 	t := &tail{dir: e.c.Dir, next: e.next}
 	defer t.close()
 	pause := time.Duration(0)

@@ -70,7 +70,7 @@ func (f *File) Leaves() (int64, error) {
 	return lo, nil
 }
 
-// ErrShort: the file ends before a node that is asked for.
+// ErrShort says that the file ends before a node that is asked for.
 var ErrShort = errors.New("the file of hashes is too short")
 
 // ReadHashes implements tlog.HashReader.

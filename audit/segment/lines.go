@@ -13,7 +13,7 @@ import (
 // bound and every byte of it escaped.
 const MaxLine = 2 << 20
 
-// ErrTorn: the last line of the log has no end. A crash leaves it so, and so
+// ErrTorn says that the last line of the log has no end. A crash leaves it so, and so
 // does a look at a log that is being written.
 var ErrTorn = errors.New("the last line is cut short")
 

@@ -297,5 +297,5 @@ func printRotations(w io.Writer, path string, rows []rotationReport) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(b, '\n'), 0o644) //nolint:gosec // figures for everybody
+	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
