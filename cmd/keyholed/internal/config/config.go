@@ -16,6 +16,7 @@ import (
 // Config is a checked keyhole.yaml. Paths are absolute.
 type Config struct {
 	File string `yaml:"-"` // where it was read from
+	Hash string `yaml:"-"` // SHA-256 of the file, in hexadecimal
 
 	Node           string            `yaml:"node"`
 	Development    bool              `yaml:"development"`

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -92,7 +94,8 @@ func Load(path string) (*Config, error) {
 // parse decodes and checks text as the contents of the file at path.
 func parse(path string, text []byte) (*Config, error) {
 	c := Default()
-	c.File = path
+	sum := sha256.Sum256(text)
+	c.File, c.Hash = path, hex.EncodeToString(sum[:])
 	lines, problems := strictyaml.Decode(path, text, c)
 	c.lines = lines
 	if lines != nil {

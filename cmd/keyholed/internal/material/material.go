@@ -127,6 +127,12 @@ func (s *Set) Parts(c *config.Config) []reload.Part {
 	}
 }
 
+// Hashes identify what is in use, by the names of Parts. Call it before a
+// reload can begin.
+func (s *Set) Hashes() map[string]string {
+	return map[string]string{"tls": s.TLS.Hash(), "auth": s.authHash, "policies": s.Policies.Hash()}
+}
+
 // reloadAuth is called by one goroutine at a time.
 func (s *Set) reloadAuth(ctx context.Context) (changed bool, hash string, err error) {
 	if hash, err = reload.Hash(s.authPaths...); err != nil {

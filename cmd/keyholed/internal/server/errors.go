@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"syscall"
 
 	"keyhole/audit"
 	"keyhole/cmd/keyholed/internal/exit"
@@ -30,6 +31,9 @@ func hsmError(err error) error {
 func auditError(err error) error {
 	if errors.Is(err, audit.ErrInUse) {
 		return exit.With(exit.Audit, "another keyholed runs on this audit directory; each gateway needs its own", err)
+	}
+	if _, failed := errors.AsType[syscall.Errno](err); !failed && !errors.Is(err, keys.ErrAudit) {
+		return exit.With(exit.Audit, "the gateway does not write on an audit log that is not whole: `keyhole audit verify` names what is wrong, and docs/audit.md says what to do", err)
 	}
 	return exit.With(exit.Audit, "without its audit log the gateway does nothing: see that the disk has room and the directory is writable", err)
 }

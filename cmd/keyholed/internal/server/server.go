@@ -74,7 +74,9 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, auditError(auditLog.Close())) }()
-	if err := record(ctx, auditLog, "start", map[string]string{"version": o.Version, "revision": o.Revision}); err != nil {
+	began := files.Hashes()
+	began["version"], began["revision"], began["config"] = o.Version, o.Revision, c.Hash
+	if err := record(ctx, auditLog, "start", began); err != nil {
 		return auditError(err)
 	}
 	recordStop := sync.OnceFunc(func() {

@@ -67,6 +67,9 @@ func (f *Files) Reload(context.Context) (changed bool, hash string, err error) {
 	return true, m.hash, nil
 }
 
+// Hash identifies what is in use, as Reload does.
+func (f *Files) Hash() string { return f.current.Load().hash }
+
 func (f *Files) load() (*material, error) {
 	certPEM, err := os.ReadFile(f.cfg.CertFile)
 	if err != nil {
