@@ -54,7 +54,13 @@ func (e *Engine) AbortRotation(ctx context.Context, actor Actor, id, note string
 	}
 	return e.order(ctx, actor, id, "abort-rotation", note, func(r *keys.Rotation) bool { return r.EndedBy != "" },
 		func(_ context.Context, t *turn) error {
-			if t.r.Phase == keys.PhaseScheduled && t.r.SwitchAt.Sub(t.now) < abortMargin {
+			v, err := t.key.Version(t.r.To)
+			if err != nil {
+				return err
+			}
+			// One that was suspended before its switch was used by nobody.
+			inUse := usableAt(v, t.r.SwitchAt.Add(-t.propagation))
+			if t.r.Phase == keys.PhaseScheduled && t.r.SwitchAt.Sub(t.now) < abortMargin && inUse {
 				return keys.Errorf(keys.ErrConflict, "rotation %s switches at %s, too soon to be aborted everywhere; suspend or revoke the version if it must not be used",
 					t.r.ID, t.r.SwitchAt.Format(time.RFC3339))
 			}

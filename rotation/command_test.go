@@ -294,3 +294,34 @@ func TestSuspendedAcrossItsSwitch(t *testing.T) {
 		k.consistent()
 	}
 }
+
+// TestAbortOfASuspendedVersion: a version that was suspended before its switch
+// never came to be active, and its rotation can be aborted also when the
+// moment of the switch has passed; one that was suspended behind it has been
+// active, and cannot be undone.
+func TestAbortOfASuspendedVersion(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.create("payments", keys.Policy{})
+	r := k.begin("payments", rotation.RotateSpec{ActivateAt: k.now().Add(time.Hour)})
+	_, err := k.Suspend(t.Context(), alice, "payments", 2, "suspected")
+	k.must(err)
+	k.pass(2 * time.Hour)
+	k.tick()
+	if _, err := k.AbortRotation(t.Context(), bob, r.ID, ""); err != nil {
+		t.Fatalf("suspended before the switch: %v", err)
+	}
+	k.phase("payments", keys.PhaseAborted)
+	if n := k.active("payments"); n != 1 || k.state("payments", 2) != keys.Destroyed {
+		t.Errorf("version %d is active, 2 is %s", n, k.state("payments", 2))
+	}
+	r = k.begin("payments", rotation.RotateSpec{ActivateAt: k.now().Add(time.Hour)})
+	k.pass(2 * time.Hour)
+	_, err = k.Suspend(t.Context(), alice, "payments", 3, "suspected")
+	k.must(err)
+	if _, err := k.AbortRotation(t.Context(), bob, r.ID, ""); !errors.Is(err, keys.ErrConflict) {
+		t.Errorf("suspended after the switch: %v, want ErrConflict", err)
+	}
+	k.tick()
+	k.consistent()
+}

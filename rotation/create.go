@@ -55,6 +55,10 @@ func (e *Engine) EnsureAuditKey(ctx context.Context) error {
 	return err
 }
 
+// vouches reports whether checkpoints can be signed by an algorithm. A single
+// version of another one would be in the way of all later checkpoints.
+func vouches(alg keys.Algorithm) bool { return alg == keys.EdDSA || alg == keys.ES256 }
+
 func (e *Engine) create(ctx context.Context, actor Actor, s Spec) (*keys.Key, error) {
 	if _, err := keys.ParseAlgorithm(string(s.Algorithm)); err != nil {
 		return nil, err

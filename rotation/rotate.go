@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"keyhole/keys"
@@ -99,6 +100,9 @@ func (e *Engine) successor(k *keys.Key, s RotateSpec) (*keys.Version, error) {
 	if alg.Purpose() != k.Purpose {
 		return nil, keys.Errorf(keys.ErrWrongPurpose, "key %q is for %q; %s cannot follow", k.Name, k.Purpose, alg)
 	}
+	if keys.Reserved(k.Name) && !vouches(alg) {
+		return nil, keys.Errorf(keys.ErrInvalid, "key %q signs checkpoints of the audit log: by %s or %s, not %s", k.Name, keys.EdDSA, keys.ES256, alg)
+	}
 	if s.Bits != 0 || alg.Family() != keys.FamilyRSA || k.Algorithm.Family() != keys.FamilyRSA {
 		bits = s.Bits // 0: the algorithm's own; only one RSA key follows another's size
 	}
@@ -163,6 +167,9 @@ func (e *Engine) begin(ctx context.Context, actor Actor, k *keys.Key, v *keys.Ve
 	e.adopt(r.ID)
 	if err := e.commit(ctx, store.Change{Key: k, FromEpoch: from, Rotation: r}); err != nil {
 		e.release(r.ID)
+		if !errors.Is(err, keys.ErrStore) && ctx.Err() == nil {
+			e.forget(r.ID) // refused: there is no such rotation
+		}
 		return err
 	}
 	return nil

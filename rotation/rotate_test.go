@@ -242,3 +242,23 @@ func TestClocksDiffer(t *testing.T) {
 	}
 	k.consistent()
 }
+
+// TestAlgorithmOfTheAuditKey: a single version that cannot sign checkpoints
+// would be in the way of all that come later.
+func TestAlgorithmOfTheAuditKey(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.must(k.EnsureAuditKey(t.Context()))
+	for _, alg := range []keys.Algorithm{keys.RS256, keys.ES384, keys.HS256} {
+		if _, err := k.Rotate(t.Context(), alice, keys.AuditKeyName, rotation.RotateSpec{Algorithm: alg}); !errors.Is(err, keys.ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", alg, err)
+		}
+	}
+	for _, alg := range []keys.Algorithm{keys.ES256, keys.EdDSA, ""} {
+		_, err := k.Rotate(t.Context(), alice, keys.AuditKeyName, rotation.RotateSpec{Algorithm: alg})
+		k.must(err)
+	}
+	if got := len(k.key(keys.AuditKeyName).Versions); got != 4 {
+		t.Errorf("%d versions, want 4", got)
+	}
+}

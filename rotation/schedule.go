@@ -27,6 +27,9 @@ func CheckPolicy(p keys.Policy, l keys.Limits) error {
 	if err := p.Check(l); err != nil {
 		return err
 	}
+	if p.Announce > maxAhead { // no rotation could be planned by it
+		return keys.Errorf(keys.ErrInvalid, "policy.announce is %s; the most is %s", p.Announce, maxAhead)
+	}
 	if p.Schedule == "" {
 		return nil
 	}

@@ -128,3 +128,16 @@ func FuzzSchedule(f *testing.F) {
 		}
 	})
 }
+
+// TestAnnounceThatCannotBePlanned: a policy by which every rotation would be
+// refused is refused itself.
+func TestAnnounceThatCannotBePlanned(t *testing.T) {
+	t.Parallel()
+	const most = 366 * 24 * time.Hour
+	if err := rotation.CheckPolicy(keys.Policy{Announce: most}, keys.DefaultLimits()); err != nil {
+		t.Error(err)
+	}
+	if err := rotation.CheckPolicy(keys.Policy{Announce: most + 1}, keys.DefaultLimits()); !errors.Is(err, keys.ErrInvalid) {
+		t.Errorf("%v, want ErrInvalid", err)
+	}
+}
