@@ -48,7 +48,7 @@ func Line(ctx context.Context, dir string, seq uint64) ([]byte, error) {
 			return nil, fmt.Errorf("reading the audit log: %w", err)
 		}
 		defer f.Close()
-		err = backward(ctx, f, at.offset, func(b []byte, _ int64) (bool, error) {
+		err = backward(ctx, f, at.offset, func(b []byte) (bool, error) {
 			keep(b)
 			return false, nil // there is no other one that it could be
 		})

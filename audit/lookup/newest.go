@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 
 	"keyhole/audit"
 	"keyhole/audit/segment"
@@ -17,7 +16,8 @@ import (
 
 // Bounds of one question.
 const (
-	maxLooked = 32 << 20 // bytes of lines that are looked through; more only of one compressed segment
+	maxLooked = 32 << 20 // bytes of lines that are looked through
+	maxKept   = 8 << 20  // of a compressed segment, at least, unless it is shorter
 	maxTaken  = 4 << 20  // bytes of lines that are answered, but for a single one
 	window    = 256 << 10
 )
@@ -32,7 +32,7 @@ type Page struct {
 
 // Newest returns the newest records in front of the seq before that f means,
 // up to limit. It looks through a bounded part of the log. Errors: those of
-// files, and a *segment.LineError.
+// files and of lines that are no records.
 func Newest(ctx context.Context, dir string, f Filter, before uint64, limit int) (Page, error) {
 	for tries := 0; ; tries++ {
 		p, err := newest(ctx, dir, f, before, limit)
@@ -90,12 +90,14 @@ type search struct {
 	done   bool
 }
 
+var errNoSeq = errors.New("it does not begin with a seq")
+
 // see looks at the next older line. It sets done when the page is full, or
 // nothing older is meant.
 func (s *search) see(line []byte) error {
 	h, ok := segment.Seq(line)
 	if !ok {
-		return errors.New("it does not begin with a seq")
+		return errNoSeq
 	}
 	if h >= s.before {
 		return nil
@@ -144,9 +146,13 @@ func (s *search) plain(ctx context.Context, file segment.File, end int64) error 
 		}
 		end = info.Size() // sealed: a line ends there
 	}
-	return backward(ctx, f, end, func(line []byte, at int64) (bool, error) {
+	return s.backward(ctx, file, f, end)
+}
+
+func (s *search) backward(ctx context.Context, file segment.File, r io.ReaderAt, end int64) error {
+	return backward(ctx, r, end, func(line []byte) (bool, error) {
 		if err := s.see(line); err != nil {
-			return false, &segment.LineError{File: file.Path, Offset: at, Err: err}
+			return false, fmt.Errorf("%s: %.40q: %w", file.Path, line, err)
 		}
 		return !s.done, nil
 	})
@@ -154,7 +160,7 @@ func (s *search) plain(ctx context.Context, file segment.File, end int64) error 
 
 // backward calls see with the lines in front of end, the last one first,
 // until it returns false.
-func backward(ctx context.Context, f io.ReaderAt, end int64, see func(line []byte, at int64) (bool, error)) error {
+func backward(ctx context.Context, f io.ReaderAt, end int64, see func(line []byte) (bool, error)) error {
 	var rest []byte // of a line whose begin is in front of end
 	for end > 0 {
 		if ctx.Err() != nil {
@@ -175,7 +181,7 @@ func backward(ctx context.Context, f io.ReaderAt, end int64, see func(line []byt
 			if i == 0 && end > 0 {
 				break
 			}
-			if more, err := see(buf[i:], end+int64(i)); err != nil || !more {
+			if more, err := see(buf[i:]); err != nil || !more {
 				return err
 			}
 			buf = buf[:i]
@@ -185,20 +191,11 @@ func backward(ctx context.Context, f io.ReaderAt, end int64, see func(line []byt
 	return nil
 }
 
-// compressed looks through a compressed segment, which can be read from its
-// beginning only, and keeps what is meant and nearest to its end.
+// compressed looks through a compressed segment. It can be read from its
+// beginning only; what is nearest to the end is kept for that.
 func (s *search) compressed(ctx context.Context, file segment.File) error {
-	room := s.limit - len(s.page.Records)
-	if room == 0 {
-		s.page.Next, s.done = s.oldest, true
-		return nil
-	}
-	type found struct {
-		r    audit.Record
-		size int64
-	}
-	var kept []found
-	size, left := s.taken, false
+	var kept []byte
+	left := false // lines in front of kept
 	for l, err := range segment.Lines([]segment.File{file}) {
 		if err != nil {
 			return err
@@ -206,44 +203,34 @@ func (s *search) compressed(ctx context.Context, file segment.File) error {
 		if l.Number%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		seq, ok := segment.Seq(l.Bytes)
-		if !ok {
-			return l.Errorf("it does not begin with a seq")
-		}
-		if seq >= s.before {
+		if behind, err := s.behind(l.Bytes); err != nil {
+			return l.Errorf("%w", err)
+		} else if behind {
 			break
 		}
-		s.looked += int64(len(l.Bytes))
-		if l.Number == 1 {
-			h, err := headOf(l.Bytes)
-			if err != nil {
-				return l.Errorf("%w", err)
-			}
-			s.oldest, s.done = seq, h.Time.Before(s.f.Since)
+		if len(kept) > 2*maxKept {
+			cut := len(kept) - maxKept
+			cut += bytes.IndexByte(kept[cut:], '\n') + 1
+			kept, left = append(kept[:0], kept[cut:]...), true
 		}
-		if !s.may(l.Bytes) {
-			continue
-		}
-		r, err := audit.ParseLine(l.Bytes)
-		if err != nil {
-			return l.Errorf("%w", err)
-		}
-		if !s.f.Matches(&r) {
-			continue
-		}
-		kept = append(kept, found{r, int64(len(l.Bytes))})
-		size += int64(len(l.Bytes))
-		for len(kept) > room || len(kept) > 1 && size > maxTaken {
-			left = true
-			size -= kept[0].size
-			kept = kept[1:]
-		}
+		kept = append(kept, l.Bytes...)
 	}
-	for _, k := range slices.Backward(kept) {
-		s.page.Records = append(s.page.Records, k.r)
+	err := s.backward(ctx, file, bytes.NewReader(kept), int64(len(kept)))
+	if err == nil && !s.done && left {
+		s.page.Next, s.done = s.oldest, true
 	}
-	if s.taken = size; left {
-		s.page.Next, s.done = kept[0].r.Seq, true
+	return err
+}
+
+// behind reports whether a line is behind all that is asked for.
+func (s *search) behind(line []byte) (bool, error) {
+	seq, ok := segment.Seq(line)
+	if !ok {
+		return false, errNoSeq
 	}
-	return nil
+	if seq >= s.before || s.f.Until.IsZero() {
+		return seq >= s.before, nil
+	}
+	h, err := headOf(line)
+	return !h.Time.Before(s.f.Until), err
 }
