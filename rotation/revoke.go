@@ -66,7 +66,7 @@ func (e *Engine) revocation(ctx context.Context, k *keys.Key, n uint32, note str
 		if err := t.forward(crowd{expected: r.Expected, skipped: r.Skipped}); err != nil {
 			return store.Change{}, err
 		}
-		if t.moved {
+		if t.moved && !undoing(t.r) {
 			return t.change(), nil
 		}
 	}

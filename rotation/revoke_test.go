@@ -224,3 +224,29 @@ func TestDeletedKey(t *testing.T) {
 		t.Errorf("%v, %v", open, err)
 	}
 }
+
+// TestRevokeWhileTheSuccessorIsSuspended: a version that is suspended before
+// its switch does not keep a key, whose active version is compromised, from
+// getting a successor.
+func TestRevokeWhileTheSuccessorIsSuspended(t *testing.T) {
+	t.Parallel()
+	for name, spec := range map[string]rotation.RotateSpec{
+		"announced": {Announce: ptr(time.Hour)}, "scheduled": {ActivateAt: time.Now().Add(time.Hour)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := newKit(t)
+			k.create("payments", keys.Policy{})
+			k.begin("payments", spec)
+			_, err := k.Suspend(t.Context(), alice, "payments", 2, "suspected")
+			k.must(err)
+			_, err = k.Revoke(t.Context(), alice, "payments", 1, "stolen")
+			k.must(err)
+			if n := k.active("payments"); n != 3 || k.state("payments", 2) != keys.Destroyed {
+				t.Errorf("version %d is active, 2 is %s", n, k.state("payments", 2))
+			}
+			k.tick()
+			k.consistent()
+		})
+	}
+}

@@ -80,6 +80,9 @@ func (t *turn) forward(c crowd) error {
 	case !t.key.DeleteAt.IsZero() || !v.DestroyAt.IsZero() || !v.DestroyedAt.IsZero():
 		t.giveUp(deletedMeanwhile, "")
 		return nil
+	case !v.SuspendedAt.IsZero() && successorWanted(t.key, t.now):
+		t.giveUp("version "+t.key.ID(v).String()+" is suspended, and the key needs a successor that can be used", "")
+		return nil
 	case !v.SuspendedAt.IsZero():
 		return nil // until Resume
 	}
