@@ -49,7 +49,8 @@ func (e *Engine) UpdateKey(ctx context.Context, actor Actor, name string, u Upda
 // Suspend takes a version out of use until Resume. If it was the active one
 // and its predecessor is still in its overlap, the predecessor is active in
 // the meantime. The rotation of a version that is suspended before its switch
-// stands still until Resume, or until it is aborted.
+// stands still until Resume, or until it is aborted, which a revocation of the
+// active version does too.
 //
 // A suspended version still counts as the one whose time runs: its suspension
 // alone makes no rotation due. When its period ends all the same it is
