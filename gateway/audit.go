@@ -91,7 +91,7 @@ func (o *op) auditLog() (AuditLog, error) {
 }
 
 func errNoAuditLog() error {
-	return keys.Errorf(keys.ErrUnsupported, "this gateway does not show its audit log")
+	return keys.Errorf(keys.ErrNotFound, "this gateway does not show its audit log")
 }
 
 // AuditCheckpoint returns the last checkpoint of the audit log, signed, or
