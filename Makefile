@@ -20,7 +20,7 @@ VULNDB := v0.0.0-20261105234957-e22db6528018
 RUN_DIR  ?= keyhole-dev
 FUZZTIME ?= 3s
 
-.PHONY: help build deps deps-run test check fuzz lint vuln demo run bench bench-rotation clean
+.PHONY: help build deps deps-run test check fuzz lint vuln demo run soak-audit bench bench-rotation clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ demo: deps-run build ## a gateway from nothing: keys, signatures, a rotation, th
 
 run: deps-run build ## a development gateway in RUN_DIR, until Ctrl-C
 	@exec $(BIN)/keyholed dev --dir $(RUN_DIR)
+
+soak-audit: deps ## a hundred kills of the gateway under load, and its audit log verified after each
+	KEYHOLE_AUDIT_KILLS=100 go test -count=1 -timeout 60m -run '^TestAuditSurvivesKills$$' -v ./integration
 
 bench: deps-run build ## speed against the bare token, as ratios; writes docs/benchmarks.json
 	go run ./integration/bench -commit $(VERSION) -out docs/benchmarks.json

@@ -79,13 +79,23 @@ printf '  $ keyhole rotate payments\n'
 if keyhole rotate payments 2>"$dir/refusal"; then fail "an agent could rotate"; fi
 sed 's/^/  /' "$dir/refusal"
 
-step "8. Every step is in the audit log, numbered without a gap"
+step "8. Every step is in the audit log; an auditor verifies it with public keys alone"
+kill -TERM "$gateway" && wait "$gateway" || fail "the gateway did not end in order"
+gateway=
+run keyhole audit verify "$dir/gateway/audit" --key "$dir/gateway/audit-keys.pem"
 cat "$dir"/gateway/audit/*.jsonl >"$dir/audit"
-sed -n 's/^{"seq":\([0-9]*\),.*/\1/p' "$dir/audit" | awk '$1 != NR-1 { exit 1 } END { print "  " NR " records" }' || fail "the audit log has a gap"
 grep -o '"action":"[a-z-]*"\|"outcome":"[a-z]*"' "$dir/audit" | cut -d'"' -f4 | paste - - | sort | uniq -c | sed 's/^/  /'
 for want in create-key sign verify encrypt decrypt rewrap rotate; do
   grep -q "\"action\":\"$want\".*\"outcome\":\"ok\"" "$dir/audit" || fail "no record of $want"
 done
 grep -q '"action":"rotate".*"outcome":"denied"' "$dir/audit" || fail "no record of the refusal"
+
+step "9. Somebody turns the refusal into a success; the auditor finds the line"
+sed -i '/"action":"rotate"/s/"outcome":"denied"/"outcome":"ok"/' "$dir"/gateway/audit/*.jsonl
+printf '  $ keyhole audit verify ...\n'
+status=0
+keyhole audit verify "$dir/gateway/audit" --key "$dir/gateway/audit-keys.pem" >"$dir/finding" || status=$?
+[ $status -eq 3 ] || fail "the change was not found"
+head -n 1 "$dir/finding" | sed "s#$dir/##; s/^/  /"
 
 step "Done. 'make run' keeps such a gateway running."

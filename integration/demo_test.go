@@ -17,7 +17,7 @@ func TestDemo(t *testing.T) {
 	if s.code != 0 {
 		t.Fatalf("status %d\n%s%s", s.code, s.out, s.errOut)
 	}
-	for _, want := range []string{"1. ", "2. ", "3. ", "4. ", "5. ", "6. ", "7. ", "8. ", "Verified OK", "payments.v1 -> payments.v2", "kh1:customers.v1:", "Done."} {
+	for _, want := range []string{"1. ", "2. ", "3. ", "4. ", "5. ", "6. ", "7. ", "8. ", "9. ", "is good", "ALTERED", "Verified OK", "payments.v1 -> payments.v2", "kh1:customers.v1:", "Done."} {
 		if !strings.Contains(s.out, want) {
 			t.Errorf("the demonstration does not show %q:\n%s", want, s.out)
 		}
