@@ -53,14 +53,14 @@ func TestReadmeSession(t *testing.T) {
 	if s.code != 0 || !strings.HasSuffix(s.out, "--- end\n") {
 		t.Fatalf("status %d\n%s%s\nThe script was:\n%s", s.code, s.out, s.errOut, script)
 	}
-	for _, want := range []string{"jwt:dev:agent", "pay 100 EUR to Alice", "payments.v1 -> payments.v2", `"signature":`, `"kty":`, `"action":`} {
+	for _, want := range []string{"jwt:dev:agent", "pay 100 EUR to Alice", "payments.v1 -> payments.v2", "payments.v2 -> payments.v3", "is good", "valid: ", `"signature":`, `"kty":`, `"action":`} {
 		if !strings.Contains(s.out, want) {
 			t.Errorf("the session does not show %s:\n%s", want, s.out)
 		}
 	}
 	var k api.Key
 	g.read(agent, "/v1/keys/payments").want(200).into(&k)
-	if k.ActiveVersion != 2 || k.Tags["team"] != "billing" {
+	if k.ActiveVersion != 3 || k.Tags["team"] != "billing" {
 		t.Errorf("after the session: %+v", k)
 	}
 	g.stop()
