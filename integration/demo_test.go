@@ -52,7 +52,7 @@ func TestBenchmark(t *testing.T) {
 	if s := execute(t, repo, nil, "", "go", "build", "-o", bench, "./integration/bench"); s.code != 0 {
 		t.Fatal(s.errOut)
 	}
-	s := execute(t, dir, []string{"TMPDIR=" + dir}, "", bench, "-bin", bin, "-duration", "100ms", "-rounds", "1", "-out", out)
+	s := execute(t, dir, []string{"TMPDIR=" + dir}, "", bench, "-bin", bin, "-duration", "100ms", "-rounds", "1", "-out", out, "-memory", t.TempDir())
 	if s.code != 0 {
 		t.Fatalf("status %d\n%s%s", s.code, s.out, s.errOut)
 	}
@@ -69,6 +69,12 @@ func TestBenchmark(t *testing.T) {
 			VsRaw   float64 `json:"vs_raw"`
 			P50     float64 `json:"p50_ms"`
 			P99     float64 `json:"p99_ms"`
+		}
+		Audit []struct {
+			Name         string
+			Disk, Memory float64
+			Ratio        float64 `json:"throughput_ratio"`
+			Fsync        float64 `json:"fsync_p50_ms"`
 		}
 	}
 	must(t, json.Unmarshal(text, &result))
@@ -89,6 +95,15 @@ func TestBenchmark(t *testing.T) {
 	for _, name := range promised {
 		if !slices.Contains(names, name) {
 			t.Errorf("no row %s in %v", name, names)
+		}
+	}
+	for i, name := range []string{"audit-cost-es256-c1", "audit-cost-es256-c16"} {
+		if len(result.Audit) != 2 {
+			t.Fatalf("the audit log's costs are %+v", result.Audit)
+		}
+		r := result.Audit[i]
+		if r.Name != name || r.Disk <= 0 || r.Memory <= 0 || r.Fsync <= 0 || math.Abs(r.Ratio-r.Disk/r.Memory) > 0.02 || !strings.Contains(s.out, name) {
+			t.Errorf("%+v\n%s", r, s.out)
 		}
 	}
 	if result.Machine == "" || result.Date == "" || result.Commit == "" {

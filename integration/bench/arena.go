@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
@@ -47,26 +48,40 @@ type arena struct {
 	es256     *ecdsa.PublicKey
 }
 
-func startArena(ctx context.Context, keyholed, dir string) (_ *arena, err error) {
+func startArena(ctx context.Context, keyholed, dir string) (*arena, error) {
+	a, err := startGateway(ctx, keyholed, dir, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := a.startBare(); err != nil {
+		a.stop()
+		return nil, err
+	}
+	a.bare.tls = a.target.tls
+	return a, nil
+}
+
+// startGateway starts the gateway alone, with its audit log in auditDir ("":
+// in its own directory).
+func startGateway(ctx context.Context, keyholed, dir, auditDir string) (_ *arena, err error) {
 	a := &arena{dir: dir}
 	defer func() {
 		if err != nil {
 			a.stop()
 		}
 	}()
-	log, err := os.Create(dir + ".log")
+	addr, err := a.launch(ctx, keyholed)
 	if err != nil {
 		return nil, err
 	}
-	a.gateway = exec.Command(keyholed, "dev", "--dir", dir, "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0")
-	a.gateway.Stdout, a.gateway.Stderr = log, log
-	if err := a.gateway.Start(); err != nil {
-		return nil, fmt.Errorf("%w (`make build` makes it)", err)
-	}
-	addr, err := awaitFile(ctx, filepath.Join(dir, "keyhole.addr"), a.gateway)
-	if err != nil {
-		tail, _ := os.ReadFile(dir + ".log")
-		return nil, fmt.Errorf("the gateway did not start: %w\n%s", err, tail)
+	if auditDir != "" { // the first start has written the configuration
+		a.stop()
+		if err := a.moveAudit(auditDir); err != nil {
+			return nil, err
+		}
+		if addr, err = a.launch(ctx, keyholed); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.makeKeys(ctx, addr); err != nil {
 		return nil, err
@@ -81,11 +96,45 @@ func startArena(ctx context.Context, keyholed, dir string) (_ *arena, err error)
 	}
 	tlsConfig := &tls.Config{RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS13}
 	a.target = target{addr: strings.TrimPrefix(addr, "https://"), tls: tlsConfig, bearer: strings.TrimSpace(string(jwt))}
-	if err := a.startBare(); err != nil {
-		return nil, err
-	}
-	a.bare.tls = tlsConfig
 	return a, nil
+}
+
+// launch starts the gateway's process and returns its address.
+func (a *arena) launch(ctx context.Context, keyholed string) (addr string, err error) {
+	log, err := os.Create(a.dir + ".log")
+	if err != nil {
+		return "", err
+	}
+	defer log.Close()
+	a.gateway = exec.Command(keyholed, "dev", "--dir", a.dir, "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0")
+	a.gateway.Stdout, a.gateway.Stderr = log, log
+	if err := a.gateway.Start(); err != nil {
+		return "", fmt.Errorf("%w (`make build` makes it)", err)
+	}
+	addr, err = awaitFile(ctx, filepath.Join(a.dir, "keyhole.addr"), a.gateway)
+	if err != nil {
+		tail, _ := os.ReadFile(a.dir + ".log")
+		return "", fmt.Errorf("the gateway did not start: %w\n%s", err, tail)
+	}
+	return addr, nil
+}
+
+// moveAudit gives the gateway, which does not run, another audit directory.
+func (a *arena) moveAudit(auditDir string) error {
+	path := filepath.Join(a.dir, "keyhole.yaml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	const own = "  dir: audit\n"
+	if !bytes.Contains(text, []byte(own)) {
+		return errors.New("the development configuration has no audit.dir to change")
+	}
+	text = bytes.Replace(text, []byte(own), fmt.Appendf(nil, "  dir: %q\n", auditDir), 1)
+	if err := os.Remove(filepath.Join(a.dir, "keyhole.addr")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err // the next start would be taken for ready at once
+	}
+	return os.WriteFile(path, text, 0o600)
 }
 
 func (a *arena) makeKeys(ctx context.Context, addr string) error {

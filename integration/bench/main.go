@@ -37,12 +37,13 @@ func run(ctx context.Context) error {
 	bin := flag.String("bin", "bin", "directory of the built keyholed")
 	rotations := flag.Bool("rotation", false, "measure what rotations cost the data plane, and nothing else")
 	many := flag.Int("keys", 1000, "with -rotation: how many keys are due at once")
+	memory := flag.String("memory", "/dev/shm", "directory on a memory file system, for what the audit log's disk costs")
 	role := flag.String("role", "", "internal: what a child process does")
 	flag.Parse()
 	if *role != "" {
 		return child(*role)
 	}
-	rows, err := selectRows(*only)
+	rows, costs, err := selectRows(*only)
 	if err != nil {
 		return err
 	}
@@ -75,9 +76,17 @@ func run(ctx context.Context) error {
 		}
 		results = append(results, res)
 	}
+	var audits []auditReport
+	if len(costs) > 0 {
+		fmt.Fprintf(os.Stderr, "what the audit log costs: %d rounds of %d x %s\n", *rounds, 2*len(costs), *d)
+		if audits, err = arena.auditCost(ctx, filepath.Join(*bin, "keyholed"), *memory, costs, *rounds, *d); err != nil {
+			return fmt.Errorf("what the audit log costs: %w", err)
+		}
+	}
 	printTable(os.Stdout, results)
+	printAudit(os.Stdout, audits)
 	if *out == "" {
 		return nil
 	}
-	return writeJSON(*out, *commit, results)
+	return writeJSON(*out, *commit, results, audits)
 }

@@ -71,6 +71,9 @@ func round(x float64, digits int) float64 {
 }
 
 func printTable(w io.Writer, rows []report) {
+	if len(rows) == 0 {
+		return
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "row\tgateway/s\tbare/s\traw/s\tvs bare\tspread\tvs raw\tp50 ms\tp99 ms\tbare p50\tbare p99\t")
 	for _, r := range rows {
@@ -80,12 +83,13 @@ func printTable(w io.Writer, rows []report) {
 	_ = t.Flush()
 }
 
-func writeJSON(path, commit string, rows []report) error {
+func writeJSON(path, commit string, rows []report, audits []auditReport) error {
 	b, err := json.MarshalIndent(map[string]any{
 		"machine": fmt.Sprintf("%s/%s, %d processors, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
 		"commit":  commit,
 		"date":    time.Now().UTC().Format(time.DateOnly),
 		"rows":    rows,
+		"audit":   audits,
 	}, "", "  ")
 	if err != nil {
 		return err

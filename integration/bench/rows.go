@@ -30,16 +30,23 @@ var allRows = []row{
 	{"batch100-encrypt-1k", "encrypt", 1024, 4, 100},
 }
 
-func selectRows(pattern string) ([]row, error) {
+// auditRows are measured with the audit log on a disk and in memory.
+var auditRows = []row{
+	{"audit-cost-es256-c1", "es256", 64, 1, 0},
+	{"audit-cost-es256-c16", "es256", 64, 16, 0},
+}
+
+func selectRows(pattern string) (rows, costs []row, err error) {
 	re, err := regexp.Compile(pattern)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	rows := slices.DeleteFunc(slices.Clone(allRows), func(r row) bool { return !re.MatchString(r.name) })
-	if len(rows) == 0 {
-		return nil, fmt.Errorf("no row matches %q", pattern)
+	other := func(r row) bool { return !re.MatchString(r.name) }
+	rows, costs = slices.DeleteFunc(slices.Clone(allRows), other), slices.DeleteFunc(slices.Clone(auditRows), other)
+	if len(rows)+len(costs) == 0 {
+		return nil, nil, fmt.Errorf("no row matches %q", pattern)
 	}
-	return rows, nil
+	return rows, costs, nil
 }
 
 // gatewayPath and barePath are where the rivals do the row's work.
