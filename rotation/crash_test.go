@@ -19,7 +19,7 @@ import (
 func TestCrashes(t *testing.T) {
 	t.Parallel()
 	for name, s := range scenes() {
-		for _, done := range []bool{false, true} {
+		for _, done := range bothOrOne(name) {
 			t.Run(fmt.Sprint(name, ", done ", done), func(t *testing.T) {
 				t.Parallel()
 				k := newKit(t)

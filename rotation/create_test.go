@@ -101,7 +101,7 @@ func TestCreateKeyRefuses(t *testing.T) {
 		"alg none":          {func(s *rotation.Spec) { s.Algorithm = "none" }, keys.ErrInvalid},
 		"wrong size":        {func(s *rotation.Spec) { s.Bits = 384 }, keys.ErrInvalid},
 		"a small RSA key":   {func(s *rotation.Spec) { s.Algorithm, s.Bits = keys.RS256, 1024 }, keys.ErrInvalid},
-		"a short period":    {func(s *rotation.Spec) { s.Policy.Period = time.Minute }, keys.ErrInvalid},
+		"a short period":    {func(s *rotation.Spec) { s.Policy.Period = time.Second }, keys.ErrInvalid},
 		"an unknown token":  {func(s *rotation.Spec) { s.Token = "nowhere" }, keys.ErrInvalid},
 		"a name that is":    {func(s *rotation.Spec) { s.Name = "taken" }, keys.ErrKeyExists},
 		"a name, other alg": {func(s *rotation.Spec) { s.Name, s.Algorithm = "taken", keys.A256GCM }, keys.ErrKeyExists},

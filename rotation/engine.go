@@ -109,9 +109,8 @@ type Engine struct {
 	reconciling reconciling // see reconcile.go
 	ends        ends        // see retire.go
 
-	due       atomic.Int64 // keys that automatic work is due on
-	generated atomic.Int64 // nanoseconds that the token spent on generating
-	ticks     ticks        // of schedules
+	due   atomic.Int64 // keys that automatic work is due on
+	ticks ticks        // of schedules
 
 	mu       sync.Mutex
 	running  map[string]chan struct{} // by rotation id: what this process is working on; closed at the end

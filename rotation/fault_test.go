@@ -149,7 +149,7 @@ func (s hiccupAudit) Append(ctx context.Context, recs ...audit.Record) (first ui
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for name, s := range scenes() {
-		for _, done := range []bool{false, true} {
+		for _, done := range bothOrOne(name) {
 			t.Run(fmt.Sprint(name, ", done ", done), func(t *testing.T) {
 				t.Parallel()
 				k, hit := newKit(t), map[string]int{}

@@ -20,16 +20,19 @@ const tick = time.Second
 // rotation that fails is logged and left for Run; the returned error says that
 // nothing could be looked at.
 func (e *Engine) Recover(ctx context.Context) error {
-	_, err := e.first(ctx, true)
+	if _, err := e.first(ctx, true); err != nil {
+		return err
+	}
+	_, err := e.first(ctx, true) // successors that waited for the end of a rotation
 	return err
 }
 
-// drive takes a step with every open rotation that has one to take, and
-// returns the keys that have an open rotation. At the start nobody else
-// generates; later, a rotation that another process began and has not
-// generated for yet is left to that process for as long as an act may take.
-func (e *Engine) drive(ctx context.Context, start bool) (open map[string]bool, err error) {
-	all, err := e.store.Rotations(ctx, store.RotationFilter{OpenOnly: true})
+// first does what must not wait behind rotations by policy: it makes the
+// successors that revocations still want, and takes a step with every open
+// rotation that has one to take. It returns the keys that have an open
+// rotation.
+func (e *Engine) first(ctx context.Context, start bool) (open map[string]bool, err error) {
+	rotations, err := e.store.Rotations(ctx, store.RotationFilter{OpenOnly: true})
 	if err != nil {
 		return nil, fmt.Errorf("listing open rotations: %w", err)
 	}
@@ -37,24 +40,43 @@ func (e *Engine) drive(ctx context.Context, start bool) (open map[string]bool, e
 	if err != nil {
 		return nil, err
 	}
-	open = map[string]bool{}
-	for _, r := range all {
+	open = make(map[string]bool, len(rotations))
+	for _, r := range rotations {
 		open[r.Key] = true
-		switch now := e.clock(); {
-		case ctx.Err() != nil:
-			return open, nil
-		case start:
+		if start {
 			e.takeOver(r.ID)
-		case r.Phase == keys.PhaseReserved && !e.owns(r.ID) && now.Sub(r.StartedAt).Abs() < actTimeout:
-			continue
-		case e.waits(r, byName[r.Key], now):
+		}
+	}
+	for name, k := range byName {
+		if ctx.Err() == nil && !open[name] && successorWanted(k, e.clock()) && e.mayTry(name) {
+			e.rotateByItself(ctx, name, keys.ReasonCompromise)
+		}
+	}
+	for _, r := range rotations {
+		if ctx.Err() != nil {
+			return open, nil
+		}
+		if !e.ripe(r, byName[r.Key]) || !e.mayTry(r.Key) || !e.claim(r.ID) {
 			continue
 		}
-		if e.mayTry(r.Key) && e.claim(r.ID) {
-			e.takeUp(ctx, r)
+		began := time.Now()
+		e.takeUp(ctx, r)
+		if !start {
+			rest(ctx, time.Since(began)) // as after rotations by policy
 		}
 	}
 	return open, nil
+}
+
+// ripe reports whether r has a step to take. k is its key as far as known
+// here, or nil. A rotation that another process began and has not generated
+// for yet is left to that process for as long as an act may take.
+func (e *Engine) ripe(r *keys.Rotation, k *keys.Key) bool {
+	now := e.clock()
+	if r.Phase == keys.PhaseReserved && !e.owns(r.ID) && now.Sub(r.StartedAt).Abs() < actTimeout {
+		return false
+	}
+	return !e.waits(r, k, now)
 }
 
 func (e *Engine) byName() (map[string]*keys.Key, error) {
@@ -136,9 +158,9 @@ func (e *Engine) Run(ctx context.Context) error {
 // successors of revoked versions, the end of predecessors, the hourly
 // comparison with the tokens, and last the rotations that are due by policy.
 //
-// Those are made one after the other, and after each the token has a pause as
-// long as its generation took, so that at least half of its time is left to
-// requests. What comes meanwhile waits for one generation at most: acts of
+// Those are made one after the other, and after each there is a pause as long
+// as it took, so that at least half of the token, the store and the processor
+// is left to requests. What comes meanwhile waits for one generation at most: acts of
 // people do not go through here, and everything else is looked at each second
 // in between.
 //
@@ -159,23 +181,6 @@ func (e *Engine) Tick(ctx context.Context) error {
 	return nil
 }
 
-// first does what must not wait behind rotations by policy.
-func (e *Engine) first(ctx context.Context, start bool) (open map[string]bool, err error) {
-	if open, err = e.drive(ctx, start); err != nil {
-		return nil, err
-	}
-	all, err := e.keys()
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range all {
-		if ctx.Err() == nil && !open[k.Name] && successorWanted(k, e.clock()) && e.mayTry(k.Name) {
-			e.rotateByItself(ctx, k.Name, keys.ReasonCompromise)
-		}
-	}
-	return open, nil
-}
-
 // rotateAllDue rotates what is due by policy. Due tells how much is left.
 func (e *Engine) rotateAllDue(ctx context.Context, all []*keys.Key, open map[string]bool) {
 	var due []*keys.Key
@@ -194,12 +199,12 @@ func (e *Engine) rotateAllDue(ctx context.Context, all []*keys.Key, open map[str
 		if ctx.Err() != nil {
 			return
 		}
-		before := e.generated.Load()
+		began := time.Now()
 		reason, ok := e.dueReason(k, e.clock())
 		if !ok || e.rotateByItself(ctx, k.Name, reason) {
 			e.due.Add(-1)
 		}
-		for left := min(time.Duration(e.generated.Load()-before), longestRest); ; left -= tick {
+		for left := min(time.Since(began), longestRest); ; left -= tick {
 			rest(ctx, min(left, tick))
 			if ctx.Err() != nil {
 				return
@@ -232,10 +237,10 @@ func (e *Engine) rotateByItself(ctx context.Context, name string, reason keys.Re
 	return err == nil
 }
 
-// longestRest bounds the pause after a generation.
+// longestRest bounds the pause after an automatic rotation.
 const longestRest = 10 * time.Second
 
-// rest leaves the token to requests.
+// rest leaves the field to requests.
 func rest(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return
