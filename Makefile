@@ -20,7 +20,7 @@ VULNDB := v0.0.0-20261105234957-e22db6528018
 RUN_DIR  ?= keyhole-dev
 FUZZTIME ?= 3s
 
-.PHONY: help build deps deps-run test check fuzz lint vuln demo run soak-audit bench bench-rotation clean
+.PHONY: help build deps deps-run test check fuzz lint vuln demo run soak-audit bench bench-rotation bench-open clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,10 @@ bench: deps-run build ## speed against the bare token, as ratios; writes docs/be
 
 bench-rotation: deps-run build ## what rotations cost: one each second for a minute, and 1,000 keys due at once
 	go run ./integration/bench -rotation
+
+bench-open: ## opening and verifying an audit log of ten million records (needs 6 GB)
+	KEYHOLE_BENCH_RECORDS=10000000 go test -run '^$$' -bench '^BenchmarkOpenVouched$$' -benchtime 5x -timeout 60m ./audit
+	go test -run '^$$' -bench '^BenchmarkVerify$$' ./audit/verify
 
 clean: ## remove what was built; RUN_DIR stays
 	rm -rf $(BIN)

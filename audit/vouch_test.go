@@ -30,7 +30,7 @@ type auditKey struct {
 
 func (k auditKey) Sign(msg []byte) ([]byte, error) { return ed25519.Sign(k.private, msg), nil }
 
-func newAuditKey(t *testing.T, name string) auditKey {
+func newAuditKey(t testing.TB, name string) auditKey {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
