@@ -522,3 +522,13 @@ func TestApprovalsOnce(t *testing.T) {
 		t.Errorf("%+v", again)
 	}
 }
+
+// Keyhole's own key is not deleted, and nobody is asked to approve that.
+func TestDeletionOfTheAuditKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if err := w.engine.EnsureAuditKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	of(w.DeleteKey(t.Context(), admin, keys.AuditKeyName, api.DestroyRequest{Reason: "x", Force: true})).fails(t, keys.ErrInvalid)
+}

@@ -82,6 +82,9 @@ func perform(ctx context.Context, l Lifecycle, a rotation.Actor, act, approval *
 // has changed by then is judged again.
 func (o *op) orderable(ctx context.Context, act *keys.Approval) error {
 	if act.Action == authz.ActionDeleteKey {
+		if keys.Reserved(o.key.Name) {
+			return keys.Errorf(keys.ErrInvalid, "%q is Keyhole's own key and is not deleted; destroy single versions of it", o.key.Name)
+		}
 		if !o.key.DeleteAt.IsZero() {
 			return keys.Errorf(keys.ErrVersionState, "key %q is to be deleted already", o.key.Name)
 		}

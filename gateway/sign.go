@@ -122,11 +122,10 @@ func (s *Service) verify(ctx context.Context, o *op, in *api.VerifyRequest) (out
 	if out.Valid, err = s.crypto.Verify(ctx, o.key.Ref(v), input, raw); err != nil {
 		return out, err
 	}
-	if err := o.count(ctx, v, keys.UseProcess, o.rec.Size); err != nil {
-		return out, err
-	}
 	if !out.Valid {
+		// This is no use of the version: it would keep it from being destroyed.
 		out.Reason = api.ReasonBadSignature
+		return out, nil
 	}
-	return out, nil
+	return out, o.count(ctx, v, keys.UseProcess, o.rec.Size)
 }

@@ -27,6 +27,9 @@ func TestUsage(t *testing.T) {
 	of(w.Sign(ctx, alice, "payments", api.SignRequest{Payload: payload, Format: api.FormatJWS})).ok(t)
 	of(w.SignBatch(ctx, bob, "payments", []api.SignRequest{{Payload: payload}, {Payload: payload}, {}})).ok(t)
 	of(w.Verify(ctx, bob, "payments", api.VerifyRequest{Payload: payload, Signature: s.Signature, Version: 1})).ok(t)
+	if bad := of(w.Verify(ctx, bob, "payments", api.VerifyRequest{Payload: []byte("another"), Signature: s.Signature, Version: 1})).ok(t); bad.Valid {
+		t.Error("a signature over another payload is valid") // and no use: garbage would keep a version for ever
+	}
 	of(w.Sign(ctx, alice, "payments", api.SignRequest{Payload: payload, Format: "nonsense"})).fails(t, keys.ErrInvalid)
 	of(w.Sign(ctx, nobody, "payments", api.SignRequest{Payload: payload})).fails(t, keys.ErrKeyNotFound)
 	c := of(w.Encrypt(ctx, alice, "mail", api.EncryptRequest{Plaintext: payload})).ok(t).Ciphertext
