@@ -24,19 +24,28 @@ type Voucher struct {
 // New returns a Voucher with a key of its own.
 func New(tb testing.TB) *Voucher {
 	tb.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
+	v, err := NewVoucher()
 	if err != nil {
 		tb.Fatal(err)
+	}
+	return v
+}
+
+// NewVoucher is New where there is no testing.TB.
+func NewVoucher() (*Voucher, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
 	k, err := checkpoint.NewKey("keyhole-audit.v1", spki)
 	if err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
-	return &Voucher{Key: k, Keys: checkpoint.NewKeys(k), private: private}
+	return &Voucher{Key: k, Keys: checkpoint.NewKeys(k), private: private}, nil
 }
 
 // Sign implements note.Signer.

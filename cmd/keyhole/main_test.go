@@ -51,6 +51,9 @@ func TestMain(m *testing.M) {
 //	jwe FILE KEY.vN    prints a compact JWE of FILE for the public key in KEY.vN.pem
 //	mode FILE BITS     checks a file's permissions
 //	numbers N FILE     writes N items of a sign batch
+//	auditlog DIR       makes an audit log, audit-keys.pem and kept.checkpoint: see makeLog
+//	alter FILE OLD NEW replaces the first OLD in a file
+//	drop FILE N        removes a line, counted from 1, or with -N the last N
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/script/*.txtar")
@@ -73,6 +76,7 @@ func TestScripts(t *testing.T) {
 					env.Setenv("KEYHOLE_ADDR", g.URL)
 					env.Setenv("KEYHOLE_CACERT", g.CAFile)
 					env.Setenv("CERT", cert)
+					env.Setenv("AUDIT", filepath.Join(g.Dir, "audit"))
 					env.Setenv("CERTKEY", key)
 					for name, path := range who {
 						env.Setenv(strings.ToUpper(name), path)
@@ -82,6 +86,7 @@ func TestScripts(t *testing.T) {
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"as":    func(ts *testscript.TestScript, _ bool, args []string) { ts.Setenv("KEYHOLE_TOKEN_FILE", who[args[0]]) },
 					"exits": exits, "eventually": eventually, "field": field, "keep": keep, "jwe": jwe, "mode": mode, "numbers": numbers,
+					"auditlog": auditlog, "alter": alter, "drop": drop,
 				},
 			})
 		})

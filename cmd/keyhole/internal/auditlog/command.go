@@ -1,5 +1,5 @@
-// Package auditlog holds the commands that read an audit log. They need the
-// log's directory and public keys, and no gateway.
+// Package auditlog holds the commands that read an audit log: in its
+// directory, with public keys and no gateway, or through the gateway.
 package auditlog
 
 import (
@@ -19,13 +19,15 @@ import (
 func Command(a *app.App) *cobra.Command {
 	return app.Group(&cobra.Command{
 		Use:   "audit",
-		Short: "Verify, prove, search and archive an audit log, without a gateway",
-		Long: `Works on the directory of an audit log, or a copy of it, and needs public keys
-alone: audit-keys.pem, as the gateway keeps it. Whoever verifies should have got
-that file, and checkpoints, at another time or by another way than the log.`,
+		Short: "Verify, prove, search and archive an audit log",
+		Long: `Works on the directory of an audit log, or a copy of it, and needs no gateway but
+public keys alone: audit-keys.pem, as the gateway keeps it. Whoever verifies should
+have got that file, and checkpoints, at another time or by another way than the log.
+
+checkpoint, keys, and prove and search without a directory ask the gateway.`,
 		Example: `  keyhole audit verify /var/lib/keyhole/audit --key audit-keys.pem
   keyhole audit search /var/lib/keyhole/audit --key payments --outcome denied`,
-	}, verifyCmd(a), proveCmd(a), verifyProofCmd(a), searchCmd(a), tailCmd(a), archiveCmd(a))
+	}, verifyCmd(a), proveCmd(a), verifyProofCmd(a), searchCmd(a), tailCmd(a), archiveCmd(a), checkpointCmd(a), keysCmd(a))
 }
 
 // directory lets the shell offer directories as the first operand.

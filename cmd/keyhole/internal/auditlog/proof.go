@@ -18,20 +18,30 @@ import (
 func proveCmd(a *app.App) *cobra.Command {
 	var under, out string
 	cmd := &cobra.Command{
-		Use:   "prove DIR SEQ",
+		Use:   "prove [DIR] SEQ",
 		Short: "Make the proof that a record is in the log",
 		Long: `Writes a proof file (c2sp.org/tlog-proof) for the record SEQ of the log in DIR: the
 record, its path in the Merkle tree and the checkpoint that vouches for it. Who has
-the public audit keys can check it without the log: keyhole audit verify-proof.`,
-		Example: `  keyhole audit prove audit 4711 -O record.proof`,
-		Args:    app.Operands,
-		RunE: func(_ *cobra.Command, args []string) error {
+the public audit keys can check it without the log: keyhole audit verify-proof.
+
+Without DIR the gateway makes the proof, under a checkpoint that it signs if none
+vouches for the record yet.`,
+		Example: `  keyhole audit prove audit 4711 -O record.proof
+  keyhole audit prove 4711 -O record.proof`,
+		Args: app.Operands,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.CheckOut(out); err != nil {
 				return err
 			}
-			seq, err := strconv.ParseUint(args[1], 10, 63)
+			seq, err := strconv.ParseUint(args[len(args)-1], 10, 63)
 			if err != nil {
-				return app.Usagef("%q is no record's number; take the \"seq\" of its line", args[1])
+				return app.Usagef("%q is no record's number; take the \"seq\" of its line", args[len(args)-1])
+			}
+			if len(args) == 1 {
+				if under != "" {
+					return app.Usagef("--checkpoint needs DIR: the gateway proves under its last one")
+				}
+				return proveByGateway(a, cmd, seq, out)
 			}
 			var signed []byte
 			if under != "" {
@@ -45,11 +55,7 @@ the public audit keys can check it without the log: keyhole audit verify-proof.`
 			if err != nil {
 				return err
 			}
-			if out != "" {
-				return a.Streams.WriteFile(out, p.Marshal(), false)
-			}
-			_, err = a.Streams.Out.Write(p.Marshal())
-			return err
+			return writeDocument(a, out, p.Marshal())
 		},
 	}
 	directory(cmd)

@@ -3,32 +3,30 @@ package auditlog
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"keyhole/audit"
+	"keyhole/audit/lookup"
 	"keyhole/audit/segment"
 	"keyhole/cmd/keyhole/internal/app"
 )
 
 // filter is what to show. Empty members match everything.
 type filter struct {
-	key, kid, principal, action, outcome, request string
-	since, until                                  string
-
-	from, to time.Time
+	lookup.Filter
+	since, until string
 }
 
 func (f *filter) flags(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.key, "key", "", "only records about the key `NAME`")
-	fl.StringVar(&f.kid, "kid", "", "only records about the version `ID`, such as payments.v3")
-	fl.StringVar(&f.principal, "principal", "", "only records of `PRINCIPAL`")
-	fl.StringVar(&f.action, "action", "", "only records of `ACTION`, such as sign or rotate")
-	fl.StringVar(&f.outcome, "outcome", "", "only records with `OUTCOME`: ok, denied, error or intent")
-	fl.StringVar(&f.request, "request", "", "only records of the request `ID`")
+	fl.StringVar(&f.Key, "key", "", "only records about the key `NAME`")
+	fl.StringVar(&f.KeyID, "kid", "", "only records about the version `ID`, such as payments.v3")
+	fl.StringVar(&f.Principal, "principal", "", "only records of `PRINCIPAL`")
+	fl.StringVar(&f.Action, "action", "", "only records of `ACTION`, such as sign or rotate")
+	fl.StringVar(&f.Outcome, "outcome", "", "only records with `OUTCOME`: ok, denied, error or intent")
+	fl.StringVar(&f.RequestID, "request", "", "only records of the request `ID`")
 	fl.StringVar(&f.since, "since", "", "only records from `TIME` on: RFC 3339, or a duration back from now such as 2h")
 	fl.StringVar(&f.until, "until", "", "only records before `TIME`")
 	for _, name := range []string{"key", "kid", "principal", "action", "request", "since", "until"} {
@@ -41,7 +39,7 @@ func (f *filter) parse(now time.Time) error {
 	for _, t := range []struct {
 		name, text string
 		at         *time.Time
-	}{{"--since", f.since, &f.from}, {"--until", f.until, &f.to}} {
+	}{{"--since", f.since, &f.Since}, {"--until", f.until, &f.Until}} {
 		if t.text == "" {
 			continue
 		}
@@ -56,17 +54,6 @@ func (f *filter) parse(now time.Time) error {
 		*t.at = at
 	}
 	return nil
-}
-
-func (f *filter) matches(r *audit.Record) bool {
-	for _, m := range []struct{ want, got string }{
-		{f.key, r.Key}, {f.kid, r.KeyID}, {f.principal, r.Principal}, {f.action, r.Action}, {f.outcome, r.Outcome}, {f.request, r.RequestID},
-	} {
-		if m.want != "" && m.want != m.got {
-			return false
-		}
-	}
-	return !r.Time.Before(f.from) && (f.to.IsZero() || r.Time.Before(f.to))
 }
 
 // show prints a line of the log: as it is, or for people.
@@ -90,23 +77,35 @@ func searchCmd(a *app.App) *cobra.Command {
 	var f filter
 	limit := 0
 	cmd := &cobra.Command{
-		Use:   "search DIR",
+		Use:   "search [DIR]",
 		Short: "Find records in an audit log",
 		Long: `Prints the records of the log in DIR that every flag given agrees with, oldest
 first; with -o json the lines as they are in the log. It does not verify them: see
-keyhole audit verify.`,
+keyhole audit verify.
+
+Without DIR the gateway searches its log, newest first. Name the private key of a
+client certificate by KEYHOLE_KEY then: --key is a key's name here.`,
 		Example: `  keyhole audit search audit --key payments --action rotate
   keyhole audit search audit --principal jwt:corp:mallory --outcome denied --since 24h -o json | jq .reason`,
 		Args: app.Operands,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := errors.Join(exists(args[0]), f.parse(time.Now())); err != nil {
+			if limit < 0 {
+				return app.Usagef("--limit is %d; it cannot be below 0", limit)
+			}
+			if err := f.parse(time.Now()); err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				return searchGateway(a, cmd, &f, limit)
+			}
+			if err := exists(args[0]); err != nil {
 				return err
 			}
 			files, err := segment.List(args[0])
 			if err != nil {
 				return err
 			}
-			shown := 0
+			shown, may := 0, f.Sieve()
 			for l, err := range segment.Lines(files) {
 				if errors.Is(err, segment.ErrTorn) {
 					break // it is being written
@@ -117,14 +116,14 @@ keyhole audit verify.`,
 				if cmd.Context().Err() != nil {
 					return cmd.Context().Err()
 				}
-				if !f.may(l.Bytes) {
+				if !may(l.Bytes) {
 					continue
 				}
 				r, err := audit.ParseLine(l.Bytes)
 				if err != nil {
 					return l.Errorf("%w", err)
 				}
-				if !f.matches(&r) {
+				if !f.Matches(&r) {
 					continue
 				}
 				if err := show(a, l.Bytes, &r); err != nil {
@@ -142,27 +141,6 @@ keyhole audit verify.`,
 	cmd.Flags().IntVar(&limit, "limit", 0, "stop after `N` records (0: none)")
 	app.Complete(cmd, "limit")
 	return cmd
-}
-
-// may reports whether a line can match, without reading it as a whole.
-func (f *filter) may(line []byte) bool {
-	text := string(line)
-	for _, want := range []string{f.key, f.kid, f.principal, f.action, f.outcome, f.request} {
-		if want != "" && plain(want) && !strings.Contains(text, want) {
-			return false
-		}
-	}
-	return true
-}
-
-// plain reports whether s is written in the log as it is.
-func plain(s string) bool {
-	for _, c := range s {
-		if c <= ' ' || c >= 0x7f || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
 }
 
 func tailCmd(a *app.App) *cobra.Command {
@@ -191,7 +169,7 @@ func tailCmd(a *app.App) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if !f.matches(&r) {
+				if !f.Matches(&r) {
 					return nil
 				}
 				return show(a, line, &r)
@@ -218,6 +196,7 @@ func showLast(a *app.App, dir string, n int, f *filter) (number int, offset int6
 		r    audit.Record
 	}
 	var last []found
+	may := f.Sieve()
 	// From the back, segment by segment, until there are enough.
 	for i := len(files) - 1; i >= 0; i-- {
 		var here []found
@@ -231,14 +210,14 @@ func showLast(a *app.App, dir string, n int, f *filter) (number int, offset int6
 			if i == len(files)-1 {
 				number, offset = files[i].Number, l.Offset+int64(len(l.Bytes))
 			}
-			if !f.may(l.Bytes) {
+			if !may(l.Bytes) {
 				continue
 			}
 			r, err := audit.ParseLine(l.Bytes)
 			if err != nil {
 				return 0, 0, l.Errorf("%w", err)
 			}
-			if f.matches(&r) {
+			if f.Matches(&r) {
 				here = append(here, found{append([]byte(nil), l.Bytes...), r})
 			}
 			if len(here) > 2*n+1000 {

@@ -19,6 +19,7 @@ func encryptCmd(a *app.App) *cobra.Command {
 	var bound aad
 	var out string
 	var batch bool
+	var receipt app.Receipt
 	cmd := &cobra.Command{
 		Use:   "encrypt KEY [FILE]",
 		Short: "Encrypt a file under a key's active version",
@@ -42,7 +43,7 @@ ciphertext is one line of text that names its version, kh1:KEY.vN:...`,
 			if req.Plaintext, err = a.Streams.Read(cmd.Context(), app.FileArg(args, 1)); err != nil {
 				return err
 			}
-			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.EncryptResponse, error) {
+			res, err := app.CallWithReceipt(a, cmd, &receipt, func(ctx context.Context, c *client.Client) (api.EncryptResponse, error) {
 				return c.Encrypt(ctx, args[0], req)
 			})
 			if err != nil {
@@ -58,6 +59,8 @@ ciphertext is one line of text that names its version, kh1:KEY.vN:...`,
 	bound.flags(cmd)
 	app.OutFlag(cmd, &out, "the ciphertext")
 	batchFlag(cmd, &batch)
+	receipt.Flag(cmd)
+	cmd.MarkFlagsMutuallyExclusive("batch", "receipt")
 	return cmd
 }
 
@@ -65,6 +68,7 @@ func decryptCmd(a *app.App) *cobra.Command {
 	var bound aad
 	var out string
 	var batch bool
+	var receipt app.Receipt
 	cmd := &cobra.Command{
 		Use:   "decrypt KEY [FILE]",
 		Short: "Decrypt a ciphertext, or a JWE; exit code 3 if it does not open",
@@ -97,7 +101,7 @@ output is a terminal. -O FILE writes it to a file that only you can read.`,
 			} else {
 				req.JWE = text
 			}
-			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.DecryptResponse, error) {
+			res, err := app.CallWithReceipt(a, cmd, &receipt, func(ctx context.Context, c *client.Client) (api.DecryptResponse, error) {
 				return c.Decrypt(ctx, args[0], req)
 			})
 			if err != nil {
@@ -113,6 +117,8 @@ output is a terminal. -O FILE writes it to a file that only you can read.`,
 	bound.flags(cmd)
 	app.OutFlag(cmd, &out, "the plaintext")
 	batchFlag(cmd, &batch)
+	receipt.Flag(cmd)
+	cmd.MarkFlagsMutuallyExclusive("batch", "receipt")
 	return cmd
 }
 

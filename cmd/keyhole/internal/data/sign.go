@@ -15,6 +15,7 @@ func signCmd(a *app.App) *cobra.Command {
 	var msg message
 	var format, out string
 	var batch bool
+	var receipt app.Receipt
 	cmd := &cobra.Command{
 		Use:   "sign KEY [FILE]",
 		Short: "Sign a file by a key's active version",
@@ -40,7 +41,7 @@ carry it themselves.`,
 			if req.Payload, req.Digest, err = msg.read(cmd.Context(), &a.Streams, args, 1); err != nil {
 				return err
 			}
-			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.SignResponse, error) {
+			res, err := app.CallWithReceipt(a, cmd, &receipt, func(ctx context.Context, c *client.Client) (api.SignResponse, error) {
 				return c.Sign(ctx, args[0], req)
 			})
 			if err != nil {
@@ -67,6 +68,8 @@ carry it themselves.`,
 	app.Complete(cmd, "format", api.FormatRaw, api.FormatDER, api.FormatJWS, api.FormatJWSDetached)
 	app.OutFlag(cmd, &out, "the signature")
 	batchFlag(cmd, &batch)
+	receipt.Flag(cmd)
+	cmd.MarkFlagsMutuallyExclusive("batch", "receipt")
 	return cmd
 }
 
@@ -74,6 +77,7 @@ func verifyCmd(a *app.App) *cobra.Command {
 	var msg message
 	var format, signature, signatureFile, jws, jwsFile string
 	var batch bool
+	var receipt app.Receipt
 	cmd := &cobra.Command{
 		Use:   "verify KEY[.vN] [FILE]",
 		Short: "Verify a signature; exit code 3 if it is not valid",
@@ -112,7 +116,7 @@ suspended or destroyed is not valid; the answer says why.`,
 			if err != nil {
 				return err
 			}
-			res, err := app.Call(a, cmd, func(ctx context.Context, c *client.Client) (api.VerifyResponse, error) {
+			res, err := app.CallWithReceipt(a, cmd, &receipt, func(ctx context.Context, c *client.Client) (api.VerifyResponse, error) {
 				return c.Verify(ctx, id.Key, req)
 			})
 			if err != nil {
@@ -137,6 +141,8 @@ suspended or destroyed is not valid; the answer says why.`,
 	f.StringVar(&jwsFile, "jws-file", "", "`FILE` of the compact JWS")
 	app.Complete(cmd, "format", api.FormatRaw, api.FormatDER)
 	batchFlag(cmd, &batch)
+	receipt.Flag(cmd)
+	cmd.MarkFlagsMutuallyExclusive("batch", "receipt")
 	cmd.MarkFlagsMutuallyExclusive("signature", "signature-file", "jws", "jws-file")
 	cmd.MarkFlagsOneRequired("signature", "signature-file", "jws", "jws-file", "batch")
 	return cmd
