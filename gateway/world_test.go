@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"keyhole/audit"
+	"keyhole/audit/audittest"
 	"keyhole/authz"
 	"keyhole/authz/authztest"
 	"keyhole/gateway"
@@ -65,6 +66,7 @@ const policies = `
 @id("clerks") permit(principal in Group::"clerks", action == Action::"list-approvals", resource);
 @id("wardens") permit(principal in Group::"wardens", action == Action::"list-agents", resource);
 @id("plumbers") permit(principal in Group::"plumbers", action in [Action::"list-webhooks", Action::"retry-webhook"], resource);
+@id("inspectors") permit(principal in Group::"inspectors", action == Action::"read-audit", resource);
 @id("saviors") permit(principal in Group::"saviors", action == Action::"recover", resource is Key);
 @id("destroyers") permit(principal in Group::"destroyers", action in [Action::"read", Action::"destroy"], resource is Key);
 @id("siem") permit(principal in Group::"siem", action == Action::"trigger", resource == Trigger::"leak");
@@ -105,6 +107,7 @@ func newWorld(t *testing.T, opts ...option) *world {
 	caching := store.CacheConfig{Now: w.now, Log: discard}
 	c := gateway.Config{
 		Crypto: w.hsm, Audit: w.log, Policy: policy, Authenticator: authenticator, Store: w.store, Now: w.now, Log: discard,
+		AuditLog: audittest.New(t).Lookup(w.log, w.dir),
 	}
 	for _, o := range opts {
 		o(&c, &caching)
