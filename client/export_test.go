@@ -18,3 +18,6 @@ var RetryAfter = retryAfter
 func (c *Client) SetDial(dial func(ctx context.Context, network, addr string) (net.Conn, error)) {
 	c.http.Transport.(*http.Transport).DialContext = dial
 }
+
+// ParseReceipt is parseReceipt.
+func ParseReceipt(text string) (Receipt, bool) { return parseReceipt(text) }
