@@ -322,7 +322,10 @@ func (f *followed) fresh(ctx context.Context, n uint32) error {
 			return keys.Errorf(keys.ErrStale, "the keys are not read yet: the Watch does not run, or does not reach the gateway")
 		}
 	}
-	_, known := f.ring.Version(n)
+	v, known := f.ring.Version(n)
+	// One that was published between two answers of a reading is known by its
+	// state, and its public key is not here yet.
+	known = known && (v.Ready() || !v.State.Published())
 	stale := f.stale()
 	if known && !stale {
 		return nil

@@ -156,6 +156,8 @@ func (p Policy) Check(l Limits) error {
 		return Errorf(ErrInvalid, "policy.after_overlap must be archive or destroy")
 	case p.AfterOverlap == OverlapDestroy && p.Overlap == 0:
 		return Errorf(ErrInvalid, "policy.after_overlap destroy needs policy.overlap: without it a predecessor is kept for ever")
+	case p.AfterOverlap == OverlapDestroy && p.Overlap < l.MinDestroyDelay:
+		return Errorf(ErrInvalid, "policy.overlap is %s and after_overlap is destroy; the least is %s then, so that nobody is left behind", p.Overlap, l.MinDestroyDelay)
 	case p.DestroyDelay != 0 && p.DestroyDelay < l.MinDestroyDelay:
 		return Errorf(ErrInvalid, "policy.destroy_delay is %s; the least is %s, so that a mistake can be undone", p.DestroyDelay, l.MinDestroyDelay)
 	}

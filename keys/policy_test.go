@@ -38,6 +38,7 @@ func TestPolicyCheck(t *testing.T) {
 		{"overlap shorter than acks", keys.Policy{Acks: all, Overlap: time.Minute}, "policy.overlap"},
 		{"destroy without overlap", keys.Policy{AfterOverlap: keys.OverlapDestroy}, "needs policy.overlap"},
 		{"an unknown end", keys.Policy{Overlap: day, AfterOverlap: "shred"}, "archive or destroy"},
+		{"destroyed after a short overlap", keys.Policy{AfterOverlap: keys.OverlapDestroy, Overlap: time.Hour}, "policy.overlap is 1h0m0s and after_overlap is destroy"},
 		{"a short destroy delay", keys.Policy{DestroyDelay: time.Hour}, "policy.destroy_delay is 1h0m0s; the least is 24h0m0s"},
 		{"a negative destroy delay", keys.Policy{DestroyDelay: -1}, "policy.destroy_delay"},
 		{"unknown requirement", keys.Policy{Acks: keys.Acks{Require: "most", Timeout: time.Hour}}, "all, quorum or none"},

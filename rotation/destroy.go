@@ -229,10 +229,12 @@ const defaultUseWindow = 24 * time.Hour
 // maxNamed bounds the users that a text or record names.
 const maxNamed = 10
 
-// useWindow is how long after a use a version of k is not destroyed.
-func useWindow(k *keys.Key) time.Duration {
+// useWindow is how long after a use a version of k is not destroyed: its
+// overlap, but never less than the shortest delay of a destruction, or a
+// change of policy by one person would be enough.
+func (e *Engine) useWindow(k *keys.Key) time.Duration {
 	if k.Policy.Overlap > 0 {
-		return k.Policy.Overlap
+		return max(k.Policy.Overlap, e.limits.MinDestroyDelay)
 	}
 	return defaultUseWindow
 }
@@ -240,7 +242,7 @@ func useWindow(k *keys.Key) time.Duration {
 // inUse reports whether version n was used within the window, and when last.
 func (e *Engine) inUse(k *keys.Key, n uint32, now time.Time) (last time.Time, used bool) {
 	last = e.usage.Of(k.Name, n).LastUse
-	return last, !last.IsZero() && now.Sub(last) < useWindow(k)
+	return last, !last.IsZero() && now.Sub(last) < e.useWindow(k)
 }
 
 // users says who used version n within the window, latest first.
@@ -250,7 +252,7 @@ func (e *Engine) users(ctx context.Context, k *keys.Key, n uint32, now time.Time
 		return nil, err
 	}
 	all = slices.DeleteFunc(all, func(u keys.Usage) bool {
-		return u.Version != n || u.LastUse.IsZero() || now.Sub(u.LastUse) >= useWindow(k)
+		return u.Version != n || u.LastUse.IsZero() || now.Sub(u.LastUse) >= e.useWindow(k)
 	})
 	slices.SortFunc(all, func(a, b keys.Usage) int {
 		return cmp.Or(b.LastUse.Compare(a.LastUse), strings.Compare(a.Principal, b.Principal))

@@ -57,7 +57,9 @@ func (e *Engine) dueReason(k *keys.Key, now time.Time) (keys.Reason, bool) {
 		return keys.ReasonScheduled, true
 	}
 	p := k.Policy
-	if p.MaxOperations != 0 && used.Applied >= p.MaxOperations || p.MaxBytes != 0 && used.Bytes >= p.MaxBytes {
+	over := p.MaxOperations != 0 && used.Applied >= p.MaxOperations || p.MaxBytes != 0 && used.Bytes >= p.MaxBytes
+	// A bound that a busy key reaches within seconds must not fill the token.
+	if over && !now.Before(active.ActivateAt.Add(e.limits.MinPeriod)) {
 		return keys.ReasonUsageThreshold, true
 	}
 	return "", false

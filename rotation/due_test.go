@@ -45,6 +45,11 @@ func TestUsageThresholds(t *testing.T) {
 		c.use.Key, c.use.Version = "payments", 1
 		k.used(c.use)
 		k.tick()
+		if c.alg == keys.ES256 && k.active("payments") != 1 {
+			t.Errorf("%s: rotated sooner than the least period behind the last switch", name)
+		}
+		k.pass(keys.DefaultLimits().MinPeriod)
+		k.tick()
 		k.tick() // the new version has done nothing yet
 		if want := map[bool]uint32{true: 2, false: 1}[c.due]; k.active("payments") != want {
 			t.Errorf("%s: version %d is active, want %d", name, k.active("payments"), want)

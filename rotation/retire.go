@@ -159,7 +159,7 @@ func (e *Engine) tellKept(ctx context.Context, k *keys.Key, id keys.VersionID, l
 	e.log.WarnContext(ctx, "a version is kept beyond its overlap: it is used", "key", id.Key, "version", id.Number, "last_use", last, "users", users)
 	rec := e.record(systemActor, "retire", k, id.Number)
 	rec.Outcome, rec.Reason = audit.OutcomeDenied, "in_use"
-	rec.Details = map[string]string{"kept": "it was used within " + useWindow(k).String(), "last_use": last.Format(time.RFC3339)}
+	rec.Details = map[string]string{"kept": "it was used within " + e.useWindow(k).String(), "last_use": last.Format(time.RFC3339)}
 	for i, u := range users {
 		rec.Details["user_"+itoa(i+1)] = u
 	}
