@@ -10,7 +10,7 @@ import (
 	"keyhole/audit/segment"
 )
 
-// ErrGone: there is no such record in the segments that are here.
+// ErrGone means that there is no such record in the segments that are here.
 var ErrGone = errors.New("its segment is not here")
 
 // Line returns the line of a record, with its newline. Errors: ErrGone, and

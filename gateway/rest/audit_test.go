@@ -14,6 +14,7 @@ import (
 	"keyhole/audit/merkle"
 	"keyhole/audit/verify"
 	"keyhole/gateway/api"
+	"keyhole/gateway/rest"
 )
 
 // receiptOf reads the receipt of an answer; ok is false if it has none.
@@ -265,4 +266,20 @@ func TestNoAuditLog(t *testing.T) {
 	for _, path := range []string{"/v1/admin/audit", "/v1/admin/audit/checkpoint", "/v1/admin/audit/proof/0", "/v1/audit-keys.pem"} {
 		admin.get(path).refused(404, "not_found")
 	}
+}
+
+// Whatever stands around it, the preference is found, unless it is quoted.
+func FuzzPrefer(f *testing.F) {
+	for _, s := range []string{"", "receipt", "a=b; c", `x="a, receipt"`, `"`, `x="\"`, "receipt=1", ",,;", "receipt ;"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, around string) {
+		rest.PrefersReceipt([]string{around})
+		if !rest.PrefersReceipt([]string{"Receipt, " + around}) || !rest.PrefersReceipt([]string{around, " receipt ; x=1"}) {
+			t.Errorf("it is not found beside %q", around)
+		}
+		if !strings.ContainsAny(around, `"\`) && rest.PrefersReceipt([]string{`x="` + strings.ReplaceAll(around, "receipt", "") + `, receipt"`}) {
+			t.Errorf("it is found within quotes: %q", around)
+		}
+	})
 }

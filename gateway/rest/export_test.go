@@ -26,3 +26,6 @@ func Routes() []Route {
 // Followed and Resumed read what a stream is asked for by.
 func Followed(values []string) ([]string, error)                   { return followed(values) }
 func Resumed(header, query []string) (id uint64, ok bool, _ error) { return resumed(header, query) }
+
+// PrefersReceipt reads a Prefer header.
+func PrefersReceipt(values []string) bool { return prefersReceipt(values) }
