@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,12 +102,12 @@ func TestRecoverReadsAnew(t *testing.T) {
 	k.create("payments", keys.Policy{})
 	ended := make(chan error, 1)
 	entered, release := k.faulty.Block(hsmtest.Generate, 1)
-	l := &listing{SQLite: k.store, then: func() {
+	l := &listing{SQLite: k.store, then: sync.OnceFunc(func() {
 		release()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-	}}
+	})}
 	e := k.engine(func(c *rotation.Config) { c.Store = l })
 	go func() {
 		_, err := e.Rotate(t.Context(), alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual})

@@ -22,7 +22,7 @@ import (
 func TestMachine(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
-		if stride > 1 && rapid.IntRange(0, 5).Draw(rt, "race") != 0 {
+		if stride > 1 && rapid.IntRange(0, 11).Draw(rt, "race") != 0 {
 			return // fewer of them
 		}
 		dir, err := os.MkdirTemp(t.TempDir(), "machine")

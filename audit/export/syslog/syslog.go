@@ -66,7 +66,7 @@ func (s *Sink) Send(ctx context.Context, entries []export.Entry) error {
 		}
 	}
 	deadline := time.Now().Add(s.c.Timeout)
-	stop := context.AfterFunc(ctx, func() { s.raw.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = s.raw.Close() }) // ends the write, whatever it returns
 	defer stop()
 	err := s.conn.SetDeadline(deadline)
 	if err == nil {
