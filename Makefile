@@ -39,7 +39,7 @@ deps: deps-run # and what the tests need besides
 test: deps check fuzz lint vuln ## everything: tests with the race detector, fuzzing in brief, lint, known vulnerabilities
 
 check: ## the tests, with the race detector, in random order
-	go test -race -shuffle=on -count=1 ./...
+	go test -race -shuffle=on -count=1 -timeout 30m ./...
 
 fuzz: ## each fuzz target for FUZZTIME
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz

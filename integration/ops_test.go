@@ -33,10 +33,16 @@ func (g *gateway) metrics() map[string]float64 {
 // The metrics count what was done, neither more nor less, and every metric
 // that docs/operations.md promises is there.
 func TestMetricsCount(t *testing.T) {
-	g := newGateway(t)
+	g := stopped(t)
+	g.edit("keyhole.yaml", "audit:\n  dir: audit\n", "audit:\n  dir: audit\n  exports:\n    - {name: siem, type: syslog, address: \"127.0.0.1:1\"}\n")
+	g.edit("keyhole.yaml", "development: true\n", "development: true\nwebhooks:\n  - {name: siem, url: \"https://127.0.0.1:1/\", keys: [payments], signing_key: payments}\n")
+	g.start()
 	g.create("payments", "ES256", 0)
 	g.create("vault", "A256GCM", 0)
 	g.rotate("payments")
+	eventually(t, "an event is not taken", func() bool {
+		return g.metrics()[`keyhole_webhook_deliveries_total{result="failed",webhook="siem"}`] > 0
+	})
 	before := g.metrics()
 	for range 7 {
 		g.post(agent, "/v1/keys/payments/sign", `{"payload":"aGVsbG8="}`).want(http.StatusOK)
@@ -66,8 +72,8 @@ func TestMetricsCount(t *testing.T) {
 		}
 	}
 	for series, want := range map[string]float64{
-		`keyhole_keys`:                              2,
-		`keyhole_key_versions{state="active"}`:      2,
+		`keyhole_keys`:                              3, // the audit key among them
+		`keyhole_key_versions{state="active"}`:      3,
 		`keyhole_key_versions{state="deactivated"}`: 1,
 		`keyhole_key_versions{state="compromised"}`: 0,
 		`keyhole_hsm_ready{` + hsm + `}`:            1,

@@ -25,6 +25,7 @@ import (
 	"keyhole/cmd/keyholed/internal/metrics"
 	"keyhole/cmd/keyholed/internal/reload"
 	"keyhole/cmd/keyholed/internal/tlsfiles"
+	"keyhole/cmd/keyholed/internal/vouch"
 	"keyhole/gateway"
 	"keyhole/gateway/rest"
 	"keyhole/keys"
@@ -121,8 +122,9 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return engineError(err)
 	}
 	vouching := voucher(c, auditLog, core, m, o.Log)
-	// A key that is out of use is brought back by requests; vouching.Run tells.
-	if _, _, err := vouching.Checkpoint(ctx); err != nil && !errors.Is(err, keys.ErrNoActiveVersion) {
+	// A key that is out of use is brought back by requests, and a token that
+	// cannot sign now by its recovery; vouching.Run tells, and tries again.
+	if _, _, err := vouching.Checkpoint(ctx); errors.Is(err, vouch.ErrOtherKeys) || errors.Is(err, keys.ErrAudit) {
 		return auditError(fmt.Errorf("signing a checkpoint of the audit log: %w", err))
 	}
 	exports, err := exporters(ctx, c, auditLog, m, o.Version, o.Log)

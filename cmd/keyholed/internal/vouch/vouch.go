@@ -49,6 +49,9 @@ type Voucher struct {
 	failing bool
 }
 
+// ErrOtherKeys says that the file of audit keys is not of this gateway's HSM.
+var ErrOtherKeys = errors.New("the file holds other audit keys than the HSM")
+
 // signTimeout bounds one signature.
 const signTimeout = 10 * time.Second
 
@@ -179,7 +182,7 @@ func (v *Voucher) writeKeys(k *keys.Key) error {
 		return fmt.Errorf("reading the audit keys: %w", err)
 	}
 	if err == nil && !bytes.HasPrefix(file, found) {
-		return fmt.Errorf("%s holds other audit keys than the HSM; move it away if you know why, and restart the gateway", v.c.KeysFile)
+		return fmt.Errorf("%w: %s; move it away if you know why, and restart the gateway", ErrOtherKeys, v.c.KeysFile)
 	}
 	if !bytes.Equal(found, file) {
 		if err := replace(v.c.KeysFile, file); err != nil {
