@@ -59,7 +59,8 @@ func (e *Engine) dueReason(k *keys.Key, now time.Time) (keys.Reason, bool) {
 	p := k.Policy
 	over := p.MaxOperations != 0 && used.Applied >= p.MaxOperations || p.MaxBytes != 0 && used.Bytes >= p.MaxBytes
 	// A bound that a busy key reaches within seconds must not fill the token.
-	if over && !now.Before(active.ActivateAt.Add(e.limits.MinPeriod)) {
+	age := now.Sub(switchedAt(active)) // negative by far: switched by a clock that was ahead
+	if over && (age >= e.limits.MinPeriod || age < -tolerance) {
 		return keys.ReasonUsageThreshold, true
 	}
 	return "", false

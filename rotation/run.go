@@ -120,7 +120,7 @@ func (e *Engine) takeUp(ctx context.Context, r *keys.Rotation) {
 		e.log.InfoContext(ctx, "taking up an interrupted rotation", "key", r.Key, "version", r.To, "phase", r.Phase, "rotation", r.ID)
 	}
 	_, err := e.advance(ctx, systemActor, r.ID)
-	if r.Phase == keys.PhaseReserved {
+	if r.Phase == keys.PhaseReserved || errors.Is(err, keys.ErrTampered) {
 		e.noteResult(r.Key, err)
 	} else {
 		e.noteUpTo(lastPauseOfSteps, r.Key, err)
