@@ -245,6 +245,16 @@ func (e *Engine) inUse(k *keys.Key, n uint32, now time.Time) (last time.Time, us
 	return last, !last.IsZero() && now.Sub(last) < e.useWindow(k)
 }
 
+// keptByUse is inUse for the end of the overlap: what is archived can still be
+// recovered from, so that only the overlap itself counts there.
+func (e *Engine) keptByUse(k *keys.Key, n uint32, now time.Time) (last time.Time, used bool) {
+	last, used = e.inUse(k, n, now)
+	if k.Policy.AfterOverlap != keys.OverlapDestroy {
+		used = used && now.Sub(last) < k.Policy.Overlap
+	}
+	return last, used
+}
+
 // users says who used version n within the window, latest first.
 func (e *Engine) users(ctx context.Context, k *keys.Key, n uint32, now time.Time) ([]string, error) {
 	all, err := e.usage.ByAgent(ctx, k.Name)

@@ -79,7 +79,7 @@ func (e *Engine) endSteps(k *keys.Key, sure bool) (steps []endStep) {
 			if end := k.OverlapEndsAt(v, now); end.IsZero() || now.Before(end) {
 				continue
 			}
-			if last, used := e.inUse(k, id.Number, now); !used {
+			if last, used := e.keptByUse(k, id.Number, now); !used {
 				steps = append(steps, endStep{"end of overlap", id.String(), func(ctx context.Context) error { return e.endOverlap(ctx, k.Policy.AfterOverlap, id) }})
 			} else if !e.toldKept(id, now) {
 				steps = append(steps, endStep{"telling of a version in use", id.String(), func(ctx context.Context) error { return e.tellKept(ctx, k, id, last) }})
@@ -121,7 +121,7 @@ func (e *Engine) endOverlap(ctx context.Context, way keys.AfterOverlap, id keys.
 		}
 		end := k.OverlapEndsAt(v, now)
 		over := k.StateAt(v, now) == keys.Deactivated && !end.IsZero() && !now.Before(end)
-		if _, used := e.inUse(k, id.Number, now); !over || used || k.Policy.AfterOverlap != way {
+		if _, used := e.keptByUse(k, id.Number, now); !over || used || k.Policy.AfterOverlap != way {
 			return store.Change{}, errNoLonger
 		}
 		if way == keys.OverlapDestroy {
