@@ -16,6 +16,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 
 	"keyhole/audit"
+	"keyhole/gateway"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 )
@@ -430,4 +431,20 @@ func TestNoActiveVersion(t *testing.T) {
 	}
 	of(w.Resume(ctx, admin, "payments", 1, api.VersionActRequest{})).ok(t)
 	of(w.Sign(ctx, alice, "payments", api.SignRequest{Payload: []byte("x")})).ok(t)
+}
+
+// Nobody signs with the key that vouches for the audit log, whatever the
+// policy lets him do: he could forge a checkpoint.
+func TestNobodySignsWithTheAuditKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if err := w.engine.EnsureAuditKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []gateway.Request{admin, alice} {
+		if res, err := w.Sign(t.Context(), who, keys.AuditKeyName, api.SignRequest{Payload: []byte("keyhole/node\n1\n")}); err == nil {
+			t.Errorf("%s signs: %+v", who.Caller.ID, res)
+		}
+	}
+	of(w.Sign(t.Context(), admin, keys.AuditKeyName, api.SignRequest{Payload: []byte("x")})).fails(t, keys.ErrWrongPurpose)
 }

@@ -91,7 +91,7 @@ type Rotation struct {
 	SwitchAt    time.Time // zero before PhaseScheduled
 	// Expected are the agents whose acknowledgement counts: those subscribed
 	// at the announcement and since. Skipped are those of them that were not
-	// waited for because they were absent, as of the switch.
+	// waited for because they were absent or blocked, as of the switch.
 	Expected []string
 	Skipped  []string
 	ForcedBy string // who ordered the switch without waiting; "" if nobody

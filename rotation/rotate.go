@@ -155,7 +155,7 @@ func (e *Engine) begin(ctx context.Context, actor Actor, k *keys.Key, v *keys.Ve
 	if last := k.Latest(); last != nil {
 		v.Number = last.Number + 1
 	}
-	r.ID, r.Key, r.To, r.Phase = newRotationID(now), k.Name, v.Number, keys.PhaseReserved
+	r.ID, r.Key, r.To, r.Phase = keys.NewID(now), k.Name, v.Number, keys.PhaseReserved
 	r.StartedBy, r.RequestID, r.StartedAt = actor.Principal, actor.RequestID, now
 	if active := k.ActiveAt(now); active != nil {
 		r.From = active.Number
