@@ -239,7 +239,7 @@ func (k oaepKey) wrap(alg keys.Algorithm, key, _ []byte) (iv, wrapped []byte, er
 }
 
 func (k oaepKey) unwrap(alg keys.Algorithm, iv, wrapped, _ []byte) ([]byte, error) {
-	if len(iv) != 0 {
+	if len(iv) != 0 || len(wrapped) != k.key.Size() {
 		return nil, keys.DecryptFailed()
 	}
 	key, err := rsa.DecryptOAEP(alg.Hash().New(), nil, k.key, wrapped, nil)

@@ -150,4 +150,12 @@ func (s *suite) oaepForm(t *testing.T, ref keys.Ref, iv, wrapped []byte) {
 		t.Fatal(err)
 	}
 	s.notUnwrapped(t, ref, "with a label", nil, nil, labelled)
+
+	// One wrapped key of 256 begins with a zero, and without it is the same number.
+	for made[0] != 0 {
+		if made, err = rsa.EncryptOAEP(ref.Algorithm.Hash().New(), rand.Reader, pub, key, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.notUnwrapped(t, ref, "without its leading zero", nil, nil, made[1:])
 }
