@@ -31,6 +31,12 @@ type Store interface {
 	Agent(ctx context.Context, id string) (*keys.Agent, error)
 	// Blocked returns the principals that are blocked, sorted.
 	Blocked(ctx context.Context) ([]string, error)
+	// AcquireLease, ReleaseLease and Nodes are those of store.Store: what
+	// keeps several gateways from doing the same work at once, and tells how
+	// far each of them is.
+	AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (held bool, err error)
+	ReleaseLease(ctx context.Context, name, holder string) error
+	Nodes(ctx context.Context) (all []keys.Node, revision uint64, err error)
 }
 
 // Token is the management side of the HSM. Generate proves that neither the
@@ -75,12 +81,13 @@ type Auditor interface {
 	Append(ctx context.Context, recs ...audit.Record) (first uint64, err error)
 }
 
-// Config is what an Engine needs. Every field but Now and Log is required.
+// Config is what an Engine needs. Every field but Propagation, Limits, Now and Log is required.
 type Config struct {
 	Store   Store
 	Token   Token
 	Audit   Auditor
 	Usage   Usage
+	Holder  string                          // who has this engine's leases: the keys.Node.Instance of this process
 	Keys    func() ([]*keys.Key, error)     // the local snapshot; not to be changed
 	Refresh func(ctx context.Context) error // brings committed changes into the local snapshot
 	// Propagation is how long every gateway needs to learn of a planned

@@ -25,6 +25,8 @@ type database struct {
 	// schema is the version that this program knows.
 	schema int
 	seal   *seal.Sealer
+	// nowSQL is the database's word for now, in microseconds since 1970.
+	nowSQL string
 	// blocksFrom is the latest revision from which this process has seen the
 	// list of blocked principals.
 	blocksFrom atomic.Uint64

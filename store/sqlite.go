@@ -66,6 +66,7 @@ func openSQLite(ctx context.Context, path string, key []byte, all []migration) (
 	}
 	s := &SQLite{path: path, file: info}
 	s.explain, s.ready, s.schema, s.seal = s.explainSQLite, s.sameFile, len(all), sealer
+	s.nowSQL = "CAST(1000000 * unixepoch('subsec') AS INTEGER)"
 	if s.write, err = connect(path, 1, "_txlock=immediate"); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}

@@ -202,6 +202,33 @@ type Store interface {
 	// ForgetDead removes a dead event, after it was delivered or dropped.
 	ForgetDead(ctx context.Context, hook string, event uint64) error
 
+	// AcquireLease takes a lease, or prolongs it if holder has it, until ttl
+	// from now by the clock of the store. false: another holder has it. It
+	// does not change the revision.
+	AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (held bool, err error)
+
+	// ReleaseLease gives a lease up. It is no error that holder has none.
+	ReleaseLease(ctx context.Context, name, holder string) error
+
+	// Beat keeps a heartbeat of this process: what it has seen, and that it
+	// stops using keys by itself lapse from now unless it is heard again. It
+	// does not change the revision. Errors: keys.ErrConflict (another instance
+	// under the same name was seen a moment ago).
+	Beat(ctx context.Context, n keys.Node, lapse time.Duration) error
+
+	// Leave says that an instance uses no key any more.
+	Leave(ctx context.Context, instance string) error
+
+	// Nodes returns the nodes that were ever seen and did not leave, in order
+	// of their names, and the revision of the store that this is from.
+	// Those that ended long ago are forgotten.
+	Nodes(ctx context.Context) (all []keys.Node, revision uint64, err error)
+
+	// Hints returns a channel that gets a value when somebody has committed,
+	// by this or another process, as far as the store tells: it may miss any
+	// of them. nil: it never tells. There is one reader.
+	Hints() <-chan struct{}
+
 	// Ping reports whether the store can be used, for readiness.
 	Ping(ctx context.Context) error
 

@@ -1,0 +1,95 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"time"
+
+	"keyhole/keys"
+)
+
+// takeover is how long after its last heartbeat the name of a node stays
+// taken: a gateway that was killed can start again after that.
+const takeover = 5 * time.Second
+
+// withNow puts the clock of the database into a query: its word for now, in
+// microseconds, for each NOW.
+func (d *database) withNow(query string) string { return strings.ReplaceAll(query, "NOW", d.nowSQL) }
+
+// AcquireLease implements Store.
+func (d *database) AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (held bool, err error) {
+	if name == "" || holder == "" || ttl <= 0 {
+		return false, broken("lease %q for %q is not filled in", name, holder)
+	}
+	err = d.update(ctx, "acquiring a lease", func(tx *sql.Tx) error {
+		n, err := affected(tx.ExecContext(ctx, d.withNow("INSERT INTO leases (name, holder, until) VALUES (?, ?, NOW + ?) "+
+			"ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until "+
+			"WHERE leases.holder = excluded.holder OR leases.until <= NOW"), name, holder, ttl.Microseconds()))
+		held = n > 0
+		return err
+	})
+	return held && err == nil, err
+}
+
+// ReleaseLease implements Store.
+func (d *database) ReleaseLease(ctx context.Context, name, holder string) error {
+	return d.update(ctx, "releasing a lease", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM leases WHERE name = ? AND holder = ?", name, holder)
+		return err
+	})
+}
+
+// Beat implements Store.
+func (d *database) Beat(ctx context.Context, n keys.Node, lapse time.Duration) error {
+	if n.Instance == "" || n.Name == "" || lapse <= 0 || n.Revision > maxID {
+		return broken("the heartbeat of node %q is not filled in", n.Name)
+	}
+	return d.update(ctx, "keeping a heartbeat", func(tx *sql.Tx) error {
+		if _, err := d.revision(ctx, tx); err != nil {
+			return err
+		}
+		var others int
+		err := tx.QueryRowContext(ctx, d.withNow("SELECT count(*) FROM nodes WHERE name = ? AND instance <> ? AND seen_at > NOW - ? "+
+			"AND NOT EXISTS (SELECT 1 FROM nodes WHERE instance = ? AND seen_at > NOW - ?)"),
+			n.Name, n.Instance, takeover.Microseconds(), n.Instance, takeover.Microseconds()).Scan(&others)
+		if err == nil && others > 0 {
+			err = keys.Errorf(keys.ErrConflict, "another gateway runs under the name %q of this one, or was killed a moment ago: give each its own name (node)", n.Name)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, d.withNow("INSERT INTO nodes (instance, name, version, revision, started_at, seen_at, until) VALUES (?, ?, ?, ?, NOW, NOW, NOW + ?) "+
+			"ON CONFLICT (instance) DO UPDATE SET revision = excluded.revision, seen_at = excluded.seen_at, until = excluded.until"),
+			n.Instance, n.Name, n.Version, n.Revision, lapse.Microseconds())
+		return err
+	})
+}
+
+// Leave implements Store.
+func (d *database) Leave(ctx context.Context, instance string) error {
+	return d.update(ctx, "leaving", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM nodes WHERE instance = ?", instance)
+		return err
+	})
+}
+
+// Nodes implements Store.
+func (d *database) Nodes(ctx context.Context) (all []keys.Node, revision uint64, err error) {
+	err = d.view(ctx, "reading the nodes", func(tx *sql.Tx) error {
+		if revision, err = d.revision(ctx, tx); err != nil {
+			return err
+		}
+		all, err = selectAll(ctx, tx, func(rows *sql.Rows) (n keys.Node, err error) {
+			return n, rows.Scan(&n.Instance, &n.Name, &n.Version, &n.Revision, (*stamp)(&n.StartedAt), (*stamp)(&n.SeenAt), (*stamp)(&n.Until), &n.Live)
+		}, d.withNow("SELECT instance, name, version, revision, started_at, seen_at, until, until > NOW FROM nodes ORDER BY name, started_at, instance"))
+		return err
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return all, revision, nil
+}
+
+// Hints implements Store: nobody but this process tells.
+func (d *database) Hints() <-chan struct{} { return nil }
