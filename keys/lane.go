@@ -16,7 +16,9 @@ const (
 type laneKey struct{}
 
 // WithLane returns a context whose operations on a token go in lane l.
-func WithLane(ctx context.Context, l Lane) context.Context { return context.WithValue(ctx, laneKey{}, l) }
+func WithLane(ctx context.Context, l Lane) context.Context {
+	return context.WithValue(ctx, laneKey{}, l)
+}
 
 // LaneOf returns the lane of a context; LaneNormal if nothing was said.
 func LaneOf(ctx context.Context) Lane {
