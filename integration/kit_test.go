@@ -1,8 +1,6 @@
 package integration
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,17 +9,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"keyhole/audit"
+	"keyhole/integration/internal/proc"
 )
 
 // patience is how long a test waits for what must happen. Nothing is measured
 // by it.
-const patience = 2 * time.Minute
+const patience = proc.Patience
 
 var (
 	bin  string // the directory of keyholed and keyhole
@@ -36,35 +33,14 @@ func runAll(m *testing.M) int {
 		defer os.RemoveAll(dir)
 		repo, err = filepath.Abs("..")
 	}
-	if bin = os.Getenv("KEYHOLE_BIN"); bin == "" && err == nil {
-		bin = dir
-		err = build(dir)
-	}
 	if err == nil {
-		bin, err = filepath.Abs(bin)
+		bin, err = proc.Programs(repo, dir)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		return 1
 	}
 	return m.Run()
-}
-
-func build(dir string) error {
-	for _, b := range []struct {
-		name  string
-		flags []string
-		env   []string
-	}{{"keyholed", raceFlags, nil}, {"keyhole", nil, []string{"CGO_ENABLED=0"}}} {
-		args := append(append([]string{"build"}, b.flags...), "-o", filepath.Join(dir, b.name), "./cmd/"+b.name)
-		cmd := exec.Command("go", args...)
-		cmd.Dir = repo
-		cmd.Env = append(os.Environ(), b.env...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("building %s: %w\n%s", b.name, err, out)
-		}
-	}
-	return nil
 }
 
 // gateway is a development gateway in a directory of its own. It may run,
@@ -228,99 +204,40 @@ type process struct {
 	t              *testing.T
 	cmd            *exec.Cmd
 	stdout, stderr *output
-	done           chan struct{}
+	done           <-chan struct{}
+	p              *proc.Process
 }
 
 // run starts keyholed. The test ends it, shows what it said if it failed, and
 // fails on data races.
 func run(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, stdout: &output{}, stderr: &output{}, done: make(chan struct{})}
-	p.cmd = exec.Command(filepath.Join(bin, "keyholed"), args...)
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = p.cmd.Wait() // ProcessState has the status
-		close(p.done)
-	}()
-	t.Cleanup(func() {
-		select {
-		case <-p.done:
-		default:
-			_ = p.cmd.Process.Kill()
-			<-p.done
-		}
-		if strings.Contains(p.stderr.String(), "WARNING: DATA RACE") {
-			t.Error("data race")
-		}
-		if t.Failed() {
-			t.Logf("keyholed %s said:\n%s", strings.Join(args, " "), tail(p.stderr.String(), 16<<10))
-		}
-	})
-	return p
+	cmd := exec.Command(filepath.Join(bin, "keyholed"), args...)
+	cmd.Env = append(os.Environ(), env...)
+	p := proc.Start(t, cmd)
+	return &process{t: t, cmd: cmd, stdout: p.Stdout, stderr: p.Stderr, done: p.Done, p: p}
 }
 
 func (p *process) signal(s os.Signal) {
 	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatal(err)
-	}
+	p.p.Signal(s)
 }
 
 // wait returns the exit status.
 func (p *process) wait() int {
 	p.t.Helper()
-	select {
-	case <-p.done:
-		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(patience):
-		p.t.Fatal("keyholed does not end")
-		return -1
-	}
+	return p.p.Wait()
 }
 
 // output collects what a program writes.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
+type output = proc.Output
 
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
-
-func tail(s string, n int) string {
-	if len(s) > n {
-		return "[...]" + s[len(s)-n:]
-	}
-	return s
-}
+func tail(s string, n int) string { return proc.Tail(s, n) }
 
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("never happened: %s", what)
-		case <-tick.C:
-		}
-	}
+	proc.Eventually(t, what, ok)
 }
 
 func write(t *testing.T, path, text string) string {

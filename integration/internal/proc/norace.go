@@ -1,5 +1,5 @@
 //go:build !race
 
-package integration
+package proc
 
 var raceFlags []string

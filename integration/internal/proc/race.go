@@ -1,6 +1,6 @@
 //go:build race
 
-package integration
+package proc
 
 // The gateway under test has the race detector when its tests have it.
 var raceFlags = []string{"-race"}
