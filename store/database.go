@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"keyhole/keys"
@@ -30,6 +31,9 @@ type database struct {
 	// blocksFrom is the latest revision from which this process has seen the
 	// list of blocked principals.
 	blocksFrom atomic.Uint64
+	// claims are who this process is where it has claimed the counters of a
+	// node, by the name of that.
+	claims sync.Map
 }
 
 // update runs f in one durable transaction.

@@ -164,8 +164,13 @@ type Store interface {
 	// order of the principals. key "": of all keys, in order of their names.
 	Acks(ctx context.Context, key string, version uint32, principal string) ([]keys.Ack, error)
 
+	// ClaimUsage takes the counters of a node over: from then on, whichever
+	// Store had claimed them before writes none of them any more.
+	ClaimUsage(ctx context.Context, node string) error
+
 	// ReserveUsage sets the counters of one node; those of other nodes stay.
-	// It does not change the revision.
+	// It does not change the revision. Errors: keys.ErrConflict (this Store
+	// has claimed the counters, and another one has since).
 	ReserveUsage(ctx context.Context, node string, counted []keys.Usage) error
 
 	// Usage returns the counters of a key ("": of all) by version and

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"math"
 
@@ -10,6 +11,40 @@ import (
 
 // maxID bounds what a column of integers holds.
 const maxID = math.MaxInt64
+
+// claimOf is the lease, without an end, of whoever writes a node's counters.
+func claimOf(node string) string { return "usage/" + node }
+
+// ClaimUsage implements Store.
+func (d *database) ClaimUsage(ctx context.Context, node string) error {
+	if node == "" {
+		return broken("the node whose usage is claimed has no name")
+	}
+	by := rand.Text()
+	err := d.update(ctx, "claiming usage", func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "INSERT INTO leases (name, holder, until) VALUES (?, ?, ?) "+
+			"ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until", claimOf(node), by, int64(maxID))
+		return err
+	})
+	if err == nil {
+		d.claims.Store(node, by)
+	}
+	return err
+}
+
+// holdClaim fails if another Store has claimed a node's counters since this
+// one did. No claim can be made before tx has ended.
+func (d *database) holdClaim(ctx context.Context, tx *sql.Tx, node string) error {
+	by, claimed := d.claims.Load(node)
+	if !claimed {
+		return nil
+	}
+	n, err := affected(tx.ExecContext(ctx, "UPDATE leases SET until = ? WHERE name = ? AND holder = ?", int64(maxID), claimOf(node), by))
+	if err == nil && n == 0 {
+		err = keys.Errorf(keys.ErrConflict, "another gateway counts under the name %q of this one", node)
+	}
+	return err
+}
 
 // ReserveUsage implements Store.
 func (d *database) ReserveUsage(ctx context.Context, node string, counted []keys.Usage) error {
@@ -22,6 +57,9 @@ func (d *database) ReserveUsage(ctx context.Context, node string, counted []keys
 		return nil
 	}
 	return d.update(ctx, "reserving usage", func(tx *sql.Tx) error {
+		if err := d.holdClaim(ctx, tx, node); err != nil {
+			return err
+		}
 		st, err := tx.PrepareContext(ctx, "INSERT INTO usage (key_name, version, principal, node, applied, processed, bytes, last_use) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "+
 			"ON CONFLICT (key_name, version, principal, node) DO UPDATE SET "+
 			"applied = excluded.applied, processed = excluded.processed, bytes = excluded.bytes, last_use = excluded.last_use")

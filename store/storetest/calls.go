@@ -49,7 +49,8 @@ func calls(t *testing.T, s store.Store) map[string]func(ctx context.Context) err
 			_, err := s.Acknowledge(ctx, keys.Ack{Key: "payments", Version: 1, Principal: "p", At: t0})
 			return err
 		},
-		"Acks": func(ctx context.Context) error { _, err := s.Acks(ctx, "", 0, ""); return err },
+		"Acks":       func(ctx context.Context) error { _, err := s.Acks(ctx, "", 0, ""); return err },
+		"ClaimUsage": func(ctx context.Context) error { return s.ClaimUsage(ctx, "n") },
 		"ReserveUsage": func(ctx context.Context) error {
 			return s.ReserveUsage(ctx, "n", []keys.Usage{{Key: "payments", Version: 1, Principal: "p", Applied: 1}})
 		},

@@ -63,6 +63,7 @@ func Run(t *testing.T, make Maker) {
 		{"Subscriptions", testSubscriptions},
 		{"Acks", testAcks},
 		{"Usage", testUsage},
+		{"UsageClaims", testUsageClaims},
 		{"Belongings", testBelongings},
 		{"Approvals", testApprovals},
 		{"ApprovalSteps", testApprovalSteps},
