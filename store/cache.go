@@ -3,10 +3,11 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
-	"math"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,44 +18,66 @@ import (
 type CacheConfig struct {
 	// MaxStaleness is how long keys are used after the last moment at which
 	// the store was known to say the same (default 30 s). A gateway that
-	// cannot reach the store cannot know of a revocation.
+	// cannot reach the store cannot know of everything that others do.
 	MaxStaleness time.Duration
-	// Poll is how often Run looks for changes that others made (default 1 s).
+	// Poll is how often Run looks for changes that others made (default 1 s;
+	// with Blind a quarter of that at most). A hint of the store is followed
+	// at once.
 	Poll time.Duration
 	// Reread is how often Run reads all of the store, to find what was altered
 	// by hand (default 5 min).
 	Reread time.Duration
+
+	// Beat keeps this gateway's heartbeat, with the revision that its snapshot
+	// is from; nil: nobody waits for it. It is called by a refresh when the
+	// last one was BeatEvery ago (default 1 s), and by Run when the revision
+	// has changed. A refresh whose beat failed is no contact with the store:
+	// whom others think dead uses no key. keys.ErrConflict ends Run, and is
+	// ErrNameTaken then.
+	Beat      func(ctx context.Context, revision uint64) error
+	BeatEvery time.Duration
+
+	// Blind is how long keys are used without a word from anybody of what was
+	// revoked, neither the store nor Witness; 0: nobody else revokes.
+	Blind time.Duration
+	// Witness returns the marks of revocations on the tokens. Run asks it
+	// while the store is silent. nil: there is no second channel.
+	Witness func(ctx context.Context) ([]keys.RevocationMark, error)
+
 	// Now must carry the monotonic clock, as time.Now does, the default: a
 	// step of the wall clock makes nothing stale and nothing fresh.
 	Now func() time.Time
 	Log *slog.Logger // default slog.Default()
 }
 
+// ErrNameTaken says that another gateway runs under this one's name.
+var ErrNameTaken = errors.New("store: the name of this gateway is taken")
+
 // Cache keeps a Snapshot of the keys in memory. Its methods may be called
 // concurrently.
 type Cache struct {
-	store        Store
-	maxStaleness time.Duration
-	poll, reread time.Duration
-	now          func() time.Time
-	log          *slog.Logger
-	loaded       chan struct{} // closed by the first load
+	store Store
+	CacheConfig
+	silence time.Duration // without a word of the store, after which it counts as lost
+	first   time.Duration // limit of a reading, after one that was in time
+	most    time.Duration // limit of a reading
+	loaded  chan struct{} // closed by the first load
 
 	view  atomic.Pointer[view] // nil until the first load
 	began atomic.Uint64        // refreshes begun
-	turn  chan struct{}        // holds one value while a refresh runs
-	last  outcome              // of the latest refresh; whoever has the turn may touch it
-}
 
-// view is a snapshot and the latest moment at which it was known to be what
-// the store says. It is immutable.
-type view struct {
-	snapshot *Snapshot
-	revision uint64
-	at       time.Time
-	behind   chan struct{} // closed when a view of a newer revision is there
-	// altered: the store does not say for sure who is blocked.
-	altered bool
+	turn chan struct{} // holds one value while the store is read for the view
+	// Whoever has the turn may touch these.
+	last   outcome       // of the latest refresh
+	limit  time.Duration // of the next reading
+	beaten beaten
+
+	mu     sync.Mutex // guards what follows, and the replacement of view
+	marked map[keys.ObjectID]keys.RevocationMark
+	added  bool  // marks that the view does not have yet
+	told   Mode  // that was logged
+	lost   error // of the latest refresh
+	unseen error // of the latest question to the witness
 }
 
 type outcome struct {
@@ -62,34 +85,60 @@ type outcome struct {
 	err     error
 }
 
+// beaten is the last heartbeat that was kept.
+type beaten struct {
+	at       time.Time
+	revision uint64
+}
+
+// longest is how often the first limit a reading may take, where others
+// revoke: a connection that hangs must not keep a new one from being tried.
+const longest = 5
+
 // NewCache returns a Cache over s. It holds nothing until Refresh or Run.
 func NewCache(s Store, c CacheConfig) *Cache {
+	if c.MaxStaleness <= 0 {
+		c.MaxStaleness = 30 * time.Second
+	}
+	if c.Poll <= 0 {
+		c.Poll = time.Second
+	}
+	if c.Blind > 0 {
+		c.Poll = min(c.Poll, c.Blind/4)
+	}
+	if c.Reread <= 0 {
+		c.Reread = 5 * time.Minute
+	}
+	if c.BeatEvery <= 0 {
+		c.BeatEvery = time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
 	cache := &Cache{
-		store: s, maxStaleness: c.MaxStaleness, poll: c.Poll, reread: c.Reread, now: c.Now, log: c.Log,
-		turn: make(chan struct{}, 1), loaded: make(chan struct{}),
+		store: s, CacheConfig: c, silence: max(2*c.Poll, time.Second), first: c.MaxStaleness, most: c.MaxStaleness, limit: c.MaxStaleness,
+		turn: make(chan struct{}, 1), loaded: make(chan struct{}), told: ModeStore,
 	}
-	if cache.maxStaleness <= 0 {
-		cache.maxStaleness = 30 * time.Second
-	}
-	if cache.poll <= 0 {
-		cache.poll = time.Second
-	}
-	if cache.reread <= 0 {
-		cache.reread = 5 * time.Minute
-	}
-	if cache.now == nil {
-		cache.now = time.Now
-	}
-	if cache.log == nil {
-		cache.log = slog.Default()
+	if c.Blind > 0 {
+		cache.silence = c.Blind / 2
+		cache.first = min(c.Blind/2, c.MaxStaleness)
+		cache.most = min(longest*cache.first, c.MaxStaleness)
 	}
 	return cache
 }
 
 // Refresh brings what was committed before the call into the snapshot. Calls
 // at the same time share the reading of the store; they never share one that
-// began before their own.
-func (c *Cache) Refresh(ctx context.Context) error {
+// began before their own. Errors: as the store's; keys.ErrStore also when it
+// does not answer in time.
+func (c *Cache) Refresh(ctx context.Context) error { return c.refresh(ctx, false) }
+
+// refresh is Refresh. With eager, a new revision is told to the other
+// gateways at once.
+func (c *Cache) refresh(ctx context.Context, eager bool) error {
 	before := c.began.Load()
 	select {
 	case c.turn <- struct{}{}:
@@ -101,42 +150,108 @@ func (c *Cache) Refresh(ctx context.Context) error {
 		return c.last.err // it began after this call, and is done
 	}
 	n := c.began.Add(1)
-	err := c.refresh(ctx)
+	err := c.bounded(ctx, func(ctx context.Context) error { return c.read(ctx, eager) })
 	if ctx.Err() == nil || err == nil { // the others need not fail for one who left
 		c.last = outcome{refresh: n, err: err}
 	}
 	return err
 }
 
-func (c *Cache) refresh(ctx context.Context) error {
-	at := c.now()
+// bounded gives a reading its time: the next one may have a connection that
+// works. One that was too slow gives the next one twice the time. The caller
+// has the turn.
+func (c *Cache) bounded(ctx context.Context, read func(ctx context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, c.limit)
+	defer cancel()
+	err := read(limited)
+	switch {
+	case err == nil:
+		c.limit = c.first
+	case err != nil && limited.Err() != nil && ctx.Err() == nil:
+		err = fmt.Errorf("store: no answer within %s: %w", c.limit, keys.ErrStore)
+		c.limit = min(2*c.limit, c.most)
+	}
+	return err
+}
+
+// read reads what is new. The caller has the turn.
+func (c *Cache) read(ctx context.Context, eager bool) error {
+	at := c.Now()
 	old := c.view.Load()
+	next := &view{at: at}
+	var err error
 	if old == nil {
-		all, revision, err := c.store.Load(ctx)
-		if err != nil {
-			return err
-		}
-		blocked, err := c.store.Blocked(ctx)
-		if err != nil { // altered: nobody knows who is to be refused, so nobody is served
-			return err
-		}
-		c.show(ctx, &view{snapshot: NewSnapshot(all).withBlocked(blocked), revision: revision, at: at})
+		next.stored, next.revision, err = c.load(ctx)
+	} else {
+		err = c.readChanges(ctx, old, next)
+	}
+	if err != nil {
+		return err
+	}
+	if c.Beat == nil || !c.beatDue(at, next.revision, eager) {
+		c.show(ctx, next)
 		return nil
 	}
+	// The heartbeat says what is in use here, so it comes second; and what is
+	// not told to the others is no contact, but may be a revocation.
+	if old != nil {
+		seen := *next
+		seen.at = old.at
+		c.show(ctx, &seen)
+	}
+	if err := c.Beat(ctx, next.revision); err != nil {
+		return notBeaten(err)
+	}
+	c.beaten = beaten{at, next.revision}
+	c.show(ctx, next)
+	return nil
+}
+
+// beatDue reports whether a heartbeat is to be kept: a bit too early rather
+// than a whole poll too late.
+func (c *Cache) beatDue(at time.Time, revision uint64, eager bool) bool {
+	return c.beaten.at.IsZero() || at.Sub(c.beaten.at) >= c.BeatEvery-c.Poll/2 || eager && revision != c.beaten.revision
+}
+
+// nameTaken is a heartbeat that was refused. It is no keys.ErrConflict, which
+// callers of Refresh would take for a conflict of theirs.
+type nameTaken struct{ err error }
+
+func notBeaten(err error) error {
+	if errors.Is(err, keys.ErrConflict) {
+		return &nameTaken{err}
+	}
+	return err
+}
+
+func (e *nameTaken) Error() string   { return e.err.Error() }
+func (e *nameTaken) Unwrap() []error { return []error{ErrNameTaken, keys.ErrStore} }
+
+func (c *Cache) load(ctx context.Context) (*Snapshot, uint64, error) {
+	all, revision, err := c.store.Load(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	blocked, err := c.store.Blocked(ctx)
+	if err != nil { // altered: nobody knows who is to be refused, so nobody is served
+		return nil, 0, err
+	}
+	return NewSnapshot(all).withBlocked(blocked), revision, nil
+}
+
+// readChanges makes next of old and what has changed since.
+func (c *Cache) readChanges(ctx context.Context, old, next *view) error {
 	changed, deleted, revision, err := c.store.Changed(ctx, old.revision)
 	if err != nil {
 		return err
 	}
-	next := &view{snapshot: old.snapshot, revision: revision, at: at, altered: old.altered}
+	next.stored, next.revision, next.altered = old.stored, revision, old.altered
 	if len(changed) > 0 || len(deleted) > 0 {
-		next.snapshot = next.snapshot.with(changed, deleted)
+		next.stored = next.stored.with(changed, deleted)
 	}
 	if revision != old.revision || old.altered {
-		if err := c.readBlocked(ctx, next); err != nil {
-			return err
-		}
+		return c.readBlocked(ctx, next)
 	}
-	c.show(ctx, next)
 	return nil
 }
 
@@ -148,208 +263,14 @@ func (c *Cache) readBlocked(ctx context.Context, v *view) error {
 		return err
 	}
 	if v.altered {
-		blocked = slices.AppendSeq(blocked, maps.Keys(v.snapshot.blocked))
+		blocked = slices.AppendSeq(blocked, maps.Keys(v.stored.blocked))
 	}
 	all := make(map[string]bool, len(blocked))
 	for _, principal := range blocked {
 		all[principal] = true
 	}
-	if !maps.Equal(all, v.snapshot.blocked) {
-		v.snapshot = v.snapshot.withBlocked(blocked)
+	if !maps.Equal(all, v.stored.blocked) {
+		v.stored = v.stored.withBlocked(blocked)
 	}
 	return nil
-}
-
-// show makes v the view, tells those who wait for a newer one, and logs what
-// was altered. The caller has the turn.
-func (c *Cache) show(ctx context.Context, v *view) {
-	old := c.view.Load()
-	v.behind = make(chan struct{})
-	before, wasAltered := []string(nil), false
-	if old != nil {
-		before, wasAltered = old.snapshot.damaged, old.altered
-		if old.revision == v.revision {
-			v.behind = old.behind
-		}
-	}
-	c.view.Store(v)
-	switch {
-	case old == nil:
-		close(c.loaded)
-	case old.revision != v.revision:
-		close(old.behind)
-	}
-	for _, name := range v.snapshot.damaged {
-		if !slices.Contains(before, name) {
-			c.log.ErrorContext(ctx, "what is stored of a key was altered, and the key is out of use until keyholed adopt has rebuilt it", "key", name)
-		}
-	}
-	for _, name := range before {
-		if !slices.Contains(v.snapshot.damaged, name) {
-			_, here := v.snapshot.Key(name)
-			c.log.WarnContext(ctx, "a key that was altered in the store is so no more", "key", name, "in_use", here)
-		}
-	}
-	switch {
-	case v.altered && !wasAltered:
-		c.log.ErrorContext(ctx, "the list of blocked principals was altered in the store; who was blocked stays so here until keyholed adopt has been run")
-	case !v.altered && wasAltered:
-		c.log.WarnContext(ctx, "the list of blocked principals is whole again")
-	}
-}
-
-// Changed returns a channel that is closed when the snapshot of a newer
-// revision of the store is there. Whoever calls it before Snapshot misses
-// nothing.
-func (c *Cache) Changed() <-chan struct{} {
-	if v := c.view.Load(); v != nil {
-		return v.behind
-	}
-	return c.loaded
-}
-
-// Damaged names what of the store was altered: keys, and blockedAgents if
-// it is the list of blocked principals.
-func (c *Cache) Damaged() []string {
-	v := c.view.Load()
-	switch {
-	case v == nil:
-		return nil
-	case v.altered:
-		return append(slices.Clone(v.snapshot.damaged), blockedAgents)
-	}
-	return v.snapshot.damaged
-}
-
-// blockedAgents cannot be the name of a key.
-const blockedAgents = "(blocked agents)"
-
-// Snapshot returns the keys. It takes no lock and allocates nothing. It
-// fails with keys.ErrStale before the first load, and when the last contact
-// with the store was longer ago than MaxStaleness.
-func (c *Cache) Snapshot() (*Snapshot, error) {
-	v := c.view.Load()
-	if v == nil {
-		return nil, keys.Errorf(keys.ErrStale, "the keys are not loaded yet; try again in a moment")
-	}
-	if age := c.now().Sub(v.at); age > c.maxStaleness {
-		return nil, keys.Errorf(keys.ErrStale, "the gateway has not reached its store for %s and must not use keys that may be revoked; "+
-			"try again when the store is back", age.Round(time.Second))
-	}
-	return v.snapshot, nil
-}
-
-// Keys returns all keys in order of their names. They are shared. Errors as
-// Snapshot.
-func (c *Cache) Keys() ([]*keys.Key, error) {
-	s, err := c.Snapshot()
-	if err != nil {
-		return nil, err
-	}
-	return s.Keys(), nil
-}
-
-// Age returns how long ago the store was last known to say what the snapshot
-// says; before the first load, the longest Duration.
-func (c *Cache) Age() time.Duration {
-	v := c.view.Load()
-	if v == nil {
-		return math.MaxInt64
-	}
-	return c.now().Sub(v.at)
-}
-
-// Run refreshes at once and then each Poll, until ctx ends. It logs when the
-// store is lost, when the keys become stale by that, and when it is back.
-func (c *Cache) Run(ctx context.Context) error {
-	t := time.NewTicker(c.poll)
-	defer t.Stop()
-	lost, stale := false, false
-	read := c.now()
-	for {
-		err := c.pollOnce(ctx)
-		if err == nil && c.now().Sub(read) >= c.reread {
-			if done, err := c.readAll(ctx); err != nil && ctx.Err() == nil {
-				c.log.WarnContext(ctx, "the store could not be read whole, to look for what was altered", "err", err)
-			} else if done {
-				read = c.now()
-			}
-		}
-		switch _, serr := c.Snapshot(); {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil && lost:
-			c.log.InfoContext(ctx, "the store is back")
-			lost, stale = false, false
-		case err == nil:
-		case serr != nil && !stale:
-			c.log.ErrorContext(ctx, "the store is lost and no key is used until it is back", "age", c.Age(), "err", err)
-			lost, stale = true, true
-		case !lost:
-			c.log.WarnContext(ctx, "the store is lost; keys are used until they are too old", "max_staleness", c.maxStaleness, "err", err)
-			lost = true
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-	}
-}
-
-// pollOnce does not wait for a store that hangs longer than keys are good.
-func (c *Cache) pollOnce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.maxStaleness)
-	defer cancel()
-	return c.Refresh(ctx)
-}
-
-// readAll compares the snapshot with all that is in the store. What is not
-// as it was, with nothing committed since, was altered. It reports false if
-// there were commits meanwhile; then nothing is said.
-func (c *Cache) readAll(ctx context.Context) (done bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, c.maxStaleness)
-	defer cancel()
-	all, revision, err := c.store.Load(ctx)
-	if err != nil {
-		return false, err
-	}
-	select {
-	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	old := c.view.Load()
-	if old == nil || old.revision != revision {
-		return false, nil
-	}
-	var altered []*keys.Key
-	here := make(map[string]bool, len(all))
-	for _, k := range all {
-		here[k.Name] = true
-		known, ok := old.snapshot.byName[k.Name]
-		if !ok || k.Damaged != known.Damaged || k.Epoch != known.Epoch && !k.Damaged {
-			altered = append(altered, k)
-		}
-	}
-	var gone []string
-	for name, k := range old.snapshot.byName {
-		switch {
-		case here[name]:
-		case k.Damaged && k.Epoch == 0: // it was never one of Keyhole's
-			gone = append(gone, name)
-		default: // it went without a commit
-			altered = append(altered, &keys.Key{Name: name, Damaged: true})
-		}
-	}
-	next := *old
-	if err := c.readBlocked(ctx, &next); err != nil {
-		return false, err
-	}
-	if len(altered) > 0 || len(gone) > 0 {
-		next.snapshot = next.snapshot.with(altered, gone)
-	}
-	c.show(ctx, &next)
-	return true, nil
 }

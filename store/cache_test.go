@@ -222,11 +222,15 @@ func TestContactIsWhenReadingBegan(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- c.Refresh(t.Context()) }()
 		synctest.Wait()
-		<-time.After(20 * time.Second)
+		<-time.After(8 * time.Second)
 		o.hold <- struct{}{}
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
+		if c.Age() < 8*time.Second {
+			t.Errorf("the age is %s", c.Age())
+		}
+		<-time.After(3 * time.Second)
 		stale(t, c)
 	})
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"keyhole/keys"
 )
@@ -17,6 +18,8 @@ type Snapshot struct {
 	// gone has the epochs that deleted keys had reached: a deletion that
 	// somebody made up is no way around what follow holds.
 	gone map[string]uint64
+
+	marks int // versions that are revoked by a witness's word alone
 }
 
 // NewSnapshot returns a snapshot of the given keys, with nobody blocked.
@@ -92,6 +95,40 @@ func (s *Snapshot) with(changed []*keys.Key, deleted []string) *Snapshot {
 		}
 	}
 	return next
+}
+
+// unrevoked calls f for each version that is neither revoked nor destroyed.
+func (s *Snapshot) unrevoked(f func(k *keys.Key, v *keys.Version)) {
+	for _, k := range s.byName {
+		for _, v := range k.Versions {
+			if v.RevokedAt.IsZero() && v.DestroyedAt.IsZero() {
+				f(k, v)
+			}
+		}
+	}
+}
+
+// withRevoked returns the snapshot with the versions revoked whose CKA_IDs
+// are marked.
+func (s *Snapshot) withRevoked(marked map[keys.ObjectID]keys.RevocationMark) *Snapshot {
+	next := *s
+	next.byName, next.marks = maps.Clone(s.byName), 0
+	s.unrevoked(func(k *keys.Key, v *keys.Version) {
+		m, ok := marked[v.ObjectID]
+		if !ok {
+			return
+		}
+		if next.byName[k.Name] == k {
+			next.byName[k.Name] = k.Clone()
+		}
+		revoked, _ := next.byName[k.Name].Version(v.Number) // it is a copy of k
+		revoked.RevokedAt, revoked.RevokeReason = m.RevokedAt, "as marked on the token"
+		if m.RevokedAt.IsZero() {
+			revoked.RevokedAt = time.Unix(0, 0).UTC()
+		}
+		next.marks++
+	})
+	return &next
 }
 
 // withBlocked returns the snapshot with other principals blocked.
