@@ -136,7 +136,7 @@ func (h *HSM) Random(ctx context.Context, token string, n int) ([]byte, error) {
 	if n < 1 || n > maxRandom {
 		return nil, keys.Errorf(keys.ErrInvalid, "%d random bytes were asked for; ask for 1 to %d", n, maxRandom)
 	}
-	return t.do(ctx, func(s *module.Session) ([]byte, error) { return mech.Random(s, n) })
+	return t.do(ctx, func(s *module.Session) ([]byte, error) { return s.Random(n) })
 }
 
 // resolve returns the token and the object of ref.

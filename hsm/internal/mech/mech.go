@@ -14,14 +14,13 @@ import (
 
 	"keyhole/hsm/internal/fault"
 	"keyhole/hsm/internal/module"
+	"keyhole/hsm/internal/p11call"
 	"keyhole/hsm/internal/public"
 	"keyhole/hsm/internal/template"
 	"keyhole/keys"
 )
 
-// What goes into C is small and of a checked size. miekg/pkcs11 asks for the
-// size of an output first and allocates for the second call; what it
-// allocated for a call that fails is never freed.
+// What goes into C is small and of a checked size.
 const (
 	MaxDataKey = 64 // bytes of a key that is wrapped
 	gcmIVSize  = 12
@@ -44,31 +43,25 @@ type Key struct {
 	Public *public.Key // nil for secret keys
 }
 
-// signMechanisms is made once: one allocation less per signature.
-var signMechanisms = map[keys.Algorithm][]*pkcs11.Mechanism{
-	keys.ES256: mechanism(pkcs11.CKM_ECDSA, nil),
-	keys.ES384: mechanism(pkcs11.CKM_ECDSA, nil),
-	keys.ES512: mechanism(pkcs11.CKM_ECDSA, nil),
-	keys.EdDSA: mechanism(template.CKMEdDSA, nil),
-	keys.RS256: mechanism(pkcs11.CKM_RSA_PKCS, nil),
-	keys.RS384: mechanism(pkcs11.CKM_RSA_PKCS, nil),
-	keys.RS512: mechanism(pkcs11.CKM_RSA_PKCS, nil),
-	keys.PS256: pssMechanism(pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256, crypto.SHA256),
-	keys.PS384: pssMechanism(pkcs11.CKM_SHA384, pkcs11.CKG_MGF1_SHA384, crypto.SHA384),
-	keys.PS512: pssMechanism(pkcs11.CKM_SHA512, pkcs11.CKG_MGF1_SHA512, crypto.SHA512),
-	keys.HS256: mechanism(pkcs11.CKM_SHA256_HMAC, nil),
-	keys.HS384: mechanism(pkcs11.CKM_SHA384_HMAC, nil),
-	keys.HS512: mechanism(pkcs11.CKM_SHA512_HMAC, nil),
+// signMechanisms are what tokens sign with.
+var signMechanisms = map[keys.Algorithm]p11call.Mechanism{
+	keys.ES256: p11call.Plain(pkcs11.CKM_ECDSA),
+	keys.ES384: p11call.Plain(pkcs11.CKM_ECDSA),
+	keys.ES512: p11call.Plain(pkcs11.CKM_ECDSA),
+	keys.EdDSA: p11call.Plain(template.CKMEdDSA),
+	keys.RS256: p11call.Plain(pkcs11.CKM_RSA_PKCS),
+	keys.RS384: p11call.Plain(pkcs11.CKM_RSA_PKCS),
+	keys.RS512: p11call.Plain(pkcs11.CKM_RSA_PKCS),
+	keys.PS256: pss(pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256, crypto.SHA256),
+	keys.PS384: pss(pkcs11.CKM_SHA384, pkcs11.CKG_MGF1_SHA384, crypto.SHA384),
+	keys.PS512: pss(pkcs11.CKM_SHA512, pkcs11.CKG_MGF1_SHA512, crypto.SHA512),
+	keys.HS256: p11call.Plain(pkcs11.CKM_SHA256_HMAC),
+	keys.HS384: p11call.Plain(pkcs11.CKM_SHA384_HMAC),
+	keys.HS512: p11call.Plain(pkcs11.CKM_SHA512_HMAC),
 }
 
-func mechanism(m uint, parameter any) []*pkcs11.Mechanism {
-	return []*pkcs11.Mechanism{pkcs11.NewMechanism(m, parameter)}
-}
-
-// pssMechanism has a salt as long as the hash (RFC 7518, 3.5).
-func pssMechanism(hash, mgf uint, h crypto.Hash) []*pkcs11.Mechanism {
-	return mechanism(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.NewPSSParams(hash, mgf, uint(h.Size())))
-}
+// pss has a salt as long as the hash (RFC 7518, 3.5).
+func pss(hash, mgf uint, h crypto.Hash) p11call.Mechanism { return p11call.PSS(hash, mgf, h.Size()) }
 
 // Sign makes a signature or MAC. input is a digest of the right length for EC
 // and RSA, else the message.
@@ -76,15 +69,12 @@ func (k Key) Sign(s *module.Session, input []byte) ([]byte, error) {
 	if k.Alg.Family() == keys.FamilyRSA && !k.Alg.PSS() {
 		input = public.DigestInfo(k.Alg.Hash(), input)
 	}
-	start := time.Now()
-	if err := s.Ctx().SignInit(s.Handle(), signMechanisms[k.Alg], k.Handle); err != nil {
-		return nil, s.Note(fault.OpSignInit, start, err)
-	}
-	sig, err := s.Ctx().Sign(s.Handle(), input)
-	if err := s.Note(fault.OpSign, start, err); err != nil {
+	m, want := signMechanisms[k.Alg], signatureSize(k.Alg, k.Bits)
+	sig, err := s.Do(p11call.Sign, &m, k.Handle, input, want)
+	if err != nil {
 		return nil, err
 	}
-	if want := signatureSize(k.Alg, k.Bits); len(sig) != want {
+	if len(sig) != want {
 		return nil, fmt.Errorf("the token made a signature of %d bytes by %s, not %d: %w", len(sig), k.Alg, want, keys.ErrHSM)
 	}
 	return sig, nil
@@ -113,18 +103,10 @@ func (k Key) Wrap(s *module.Session, mode string, dataKey, aad []byte) (iv, wrap
 	case IVHSMParam:
 		iv = make([]byte, gcmIVSize) // room for the token's
 	}
-	params := pkcs11.NewGCMParams(iv, aad, 8*GCMTagSize)
-	defer params.Free()
-	start := time.Now()
-	if err := s.Ctx().EncryptInit(s.Handle(), mechanism(pkcs11.CKM_AES_GCM, params), k.Handle); err != nil {
-		return nil, nil, s.Note(fault.OpEncryptInit, start, err)
-	}
-	out, err := s.Ctx().Encrypt(s.Handle(), dataKey)
-	if err := s.Note(fault.OpEncrypt, start, err); err != nil {
+	m := p11call.GCM(iv, aad, GCMTagSize)
+	out, err := s.Do(p11call.Encrypt, &m, k.Handle, dataKey, len(dataKey)+GCMTagSize+maxGCMIV)
+	if err != nil {
 		return nil, nil, err
-	}
-	if mode == IVHSMParam {
-		iv = params.IV()
 	}
 	return splitGCM(mode, iv, out, len(dataKey)+GCMTagSize)
 }
@@ -153,53 +135,26 @@ func IVFits(mode string, iv []byte) bool {
 // encrypted to the public key. The caller has checked the sizes. For the error
 // of what does not open see fault.DoesNotOpen.
 func (k Key) Unwrap(s *module.Session, iv, wrapped, aad []byte) ([]byte, error) {
-	if k.Public != nil {
-		return k.decrypt(s, oaepMechanism(k.Alg), wrapped)
+	m := p11call.GCM(iv, aad, GCMTagSize)
+	switch {
+	case k.Public == nil:
+	case k.Alg == keys.RSAOAEP: // one hash for OAEP and MGF1
+		m = p11call.OAEP(pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1)
+	default:
+		m = p11call.OAEP(pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256)
 	}
-	params := pkcs11.NewGCMParams(iv, aad, 8*GCMTagSize)
-	defer params.Free()
-	return k.decrypt(s, mechanism(pkcs11.CKM_AES_GCM, params), wrapped)
-}
-
-// oaepMechanism uses one hash for OAEP and MGF1, and an empty label.
-func oaepMechanism(alg keys.Algorithm) []*pkcs11.Mechanism {
-	hash, mgf := uint(pkcs11.CKM_SHA256), uint(pkcs11.CKG_MGF1_SHA256)
-	if alg == keys.RSAOAEP {
-		hash, mgf = pkcs11.CKM_SHA_1, pkcs11.CKG_MGF1_SHA1
-	}
-	return mechanism(pkcs11.CKM_RSA_PKCS_OAEP, pkcs11.NewOAEPParams(hash, mgf, pkcs11.CKZ_DATA_SPECIFIED, nil))
-}
-
-func (k Key) decrypt(s *module.Session, m []*pkcs11.Mechanism, ciphertext []byte) ([]byte, error) {
-	start := time.Now()
-	if err := s.Ctx().DecryptInit(s.Handle(), m, k.Handle); err != nil {
-		return nil, s.Note(fault.OpDecryptInit, start, err)
-	}
-	plain, err := s.Ctx().Decrypt(s.Handle(), ciphertext)
-	return plain, s.Note(fault.OpDecrypt, start, err)
-}
-
-// Random returns n bytes.
-func Random(s *module.Session, n int) ([]byte, error) {
-	start := time.Now()
-	b, err := s.Ctx().GenerateRandom(s.Handle(), n)
-	if err := s.Note(fault.OpRandom, start, err); err != nil {
-		return nil, err
-	}
-	if len(b) != n {
-		return nil, fmt.Errorf("the token made %d random bytes of %d: %w", len(b), n, keys.ErrHSM)
-	}
-	return b, nil
+	return s.Do(p11call.Decrypt, &m, k.Handle, wrapped, len(wrapped))
 }
 
 // Generate makes a key, and a pair of keys where the template has a public half;
 // else pub is 0.
 func Generate(s *module.Session, tmpl template.Template) (pub, key pkcs11.ObjectHandle, err error) {
 	start := time.Now()
+	mechanism := []*pkcs11.Mechanism{pkcs11.NewMechanism(tmpl.Mechanism, nil)}
 	if tmpl.Public != nil {
-		pub, key, err = s.Ctx().GenerateKeyPair(s.Handle(), mechanism(tmpl.Mechanism, nil), tmpl.Public, tmpl.Private)
+		pub, key, err = s.Ctx().GenerateKeyPair(s.Handle(), mechanism, tmpl.Public, tmpl.Private)
 	} else {
-		key, err = s.Ctx().GenerateKey(s.Handle(), mechanism(tmpl.Mechanism, nil), tmpl.Private)
+		key, err = s.Ctx().GenerateKey(s.Handle(), mechanism, tmpl.Private)
 	}
 	return pub, key, s.Note(fault.OpGenerate, start, err)
 }

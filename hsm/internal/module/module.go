@@ -25,6 +25,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"keyhole/hsm/internal/fault"
+	"keyhole/hsm/internal/p11call"
 	"keyhole/keys"
 )
 
@@ -32,8 +33,9 @@ import (
 // that uses the file, because C_Initialize, C_Finalize and logins are the
 // process's.
 type module struct {
-	path string // without symbolic links: crypto11 counts its users by path
-	ctx  *pkcs11.Ctx
+	path  string // without symbolic links: crypto11 counts its users by path
+	ctx   *pkcs11.Ctx
+	calls p11call.Library // the same library, for the data plane
 
 	// admin is held by whoever generates, destroys, opens or reopens: one at
 	// a time (SoftHSM 2.6.1 fails when objects are made concurrently, and
@@ -76,8 +78,12 @@ func load(path string) (*module, error) {
 	if ctx == nil {
 		return nil, fmt.Errorf("%s is no shared library with C_GetFunctionList, or a library that it needs is missing: %w", resolved, fault.ErrNoModule)
 	}
+	calls, ok := p11call.Of(ctx)
+	if !ok {
+		return nil, fmt.Errorf("%s lacks functions that Keyhole needs: %w", resolved, fault.ErrNoModule)
+	}
 	m := &module{
-		path: resolved, ctx: ctx, admin: make(chan struct{}, 1),
+		path: resolved, ctx: ctx, calls: calls, admin: make(chan struct{}, 1),
 		tokens: map[string]*Token{}, refused: map[string]bool{},
 	}
 	modules.byPath[resolved] = m
