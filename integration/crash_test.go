@@ -297,7 +297,7 @@ func (l *ledger) checkToken(t *testing.T, g *gateway, kills int) {
 				kinds = []string{"Secret Key"}
 			}
 			for _, kind := range kinds {
-				versions[object{kind: kind, label: v.KeyID, id: v.HSM.CKAID}]++
+				versions[object{Kind: kind, Label: v.KeyID, ID: v.HSM.CKAID}]++
 			}
 		}
 	}
@@ -315,21 +315,21 @@ func (l *ledger) checkToken(t *testing.T, g *gateway, kills int) {
 func compareToken(versions map[object]int, objects []object, kills int) (wrong []string) {
 	want, nameless := maps.Clone(versions), 0
 	for _, o := range objects {
-		if o.id == "" && o.label == "" {
+		if o.ID == "" && o.Label == "" {
 			nameless++
 			continue
 		}
-		if o.label == keys.ReservedPrefix+"store.v1" {
+		if o.Label == keys.ReservedPrefix+"store.v1" {
 			continue // the key that the database is sealed by is no version
 		}
-		want[object{kind: o.kind, label: o.label, id: o.id}]--
+		want[object{Kind: o.Kind, Label: o.Label, ID: o.ID}]--
 	}
 	for o, n := range want {
 		switch {
 		case n > 0:
-			wrong = append(wrong, fmt.Sprintf("%s %s (%s) is not on the token", o.kind, o.label, o.id))
+			wrong = append(wrong, fmt.Sprintf("%s %s (%s) is not on the token", o.Kind, o.Label, o.ID))
 		case n < 0:
-			wrong = append(wrong, fmt.Sprintf("%s %s (%s) is on the token and no version's", o.kind, o.label, o.id))
+			wrong = append(wrong, fmt.Sprintf("%s %s (%s) is on the token and no version's", o.Kind, o.Label, o.ID))
 		}
 	}
 	if nameless > kills {

@@ -142,7 +142,7 @@ func TestLifeOfAKey(t *testing.T) {
 	must(t, err)
 	g.awaitState("payments", 1, "destroyed")
 	for _, o := range g.objects(t) {
-		if o.label == "payments.v1" {
+		if o.Label == "payments.v1" {
 			t.Errorf("the token still has %+v", o)
 		}
 	}
@@ -400,7 +400,7 @@ func TestKilledInEachPhase(t *testing.T) {
 		t.Errorf("the aborted rotation is %s", got)
 	}
 	for _, o := range g.objects(t) {
-		if o.label == "payments.v4" {
+		if o.Label == "payments.v4" {
 			t.Errorf("the token still has %+v", o)
 		}
 	}

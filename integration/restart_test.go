@@ -33,7 +33,7 @@ func snapshot(t *testing.T, g *gateway) (p past) {
 		p.rotations = append(p.rotations, r)
 	}
 	p.objects = g.objects(t)
-	slices.SortFunc(p.objects, func(a, b object) int { return strings.Compare(a.label+a.kind, b.label+b.kind) })
+	slices.SortFunc(p.objects, func(a, b object) int { return strings.Compare(a.Label+a.Kind, b.Label+b.Kind) })
 	return p
 }
 

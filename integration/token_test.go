@@ -1,48 +1,26 @@
 package integration
 
 import (
-	"regexp"
 	"strings"
 	"testing"
 
+	"keyhole/integration/internal/p11"
 	"keyhole/keys"
-	"keyhole/softhsm"
 )
 
-// pkcs11Tool runs OpenSC's pkcs11-tool on the gateway's token, logged in by
-// the PIN in its environment.
+// pkcs11Tool runs OpenSC's pkcs11-tool on the gateway's token, logged in.
 func (g *gateway) pkcs11Tool(t *testing.T, args ...string) string {
 	t.Helper()
-	install, err := softhsm.Find()
-	must(t, err)
-	s := execute(t, t.TempDir(), []string{"SOFTHSM2_CONF=" + g.path("softhsm2.conf"), "TOKEN_PIN=" + g.line("user.pin")}, "",
-		"pkcs11-tool", append([]string{"--module", install.Module, "--login", "--pin", "env:TOKEN_PIN"}, args...)...)
-	if s.code != 0 {
-		t.Fatalf("pkcs11-tool %s: status %d\n%s%s", strings.Join(args, " "), s.code, s.out, s.errOut)
-	}
-	return s.out
+	return p11.Tool(t, g.path("softhsm2.conf"), g.line("user.pin"), args...)
 }
 
 // object is one that pkcs11-tool lists.
-type object struct{ kind, label, id, usage, access string }
+type object = p11.Object
 
 // objects lists what is on the gateway's token.
 func (g *gateway) objects(t *testing.T) []object {
 	t.Helper()
-	field := regexp.MustCompile(`(?m)^  (label|ID|Usage|Access): +(.*)$`)
-	var all []object
-	for part := range strings.SplitSeq(g.pkcs11Tool(t, "--list-objects"), " Object; ") {
-		// What is in front of the separator ends in the next object's kind.
-		if n := len(all); n > 0 {
-			o := &all[n-1]
-			for _, m := range field.FindAllStringSubmatch(part, -1) {
-				*map[string]*string{"label": &o.label, "ID": &o.id, "Usage": &o.usage, "Access": &o.access}[m[1]] = m[2]
-			}
-		}
-		lines := strings.Split(strings.TrimRight(part, "\n"), "\n")
-		all = append(all, object{kind: lines[len(lines)-1]})
-	}
-	return all[:len(all)-1] // behind the last separator there is no kind
+	return p11.Objects(t, g.path("softhsm2.conf"), g.line("user.pin"))
 }
 
 // On the token every version is one object or pair under its own name and id,
@@ -72,24 +50,24 @@ func TestKeysOnTheToken(t *testing.T) {
 	}
 	secret, public := map[string]int{}, map[string]int{}
 	for _, o := range g.objects(t) {
-		if strings.HasPrefix(o.label, keys.ReservedPrefix) {
+		if strings.HasPrefix(o.Label, keys.ReservedPrefix) {
 			continue // Keyhole's own
 		}
-		if o.id == "" || ids[o.label] != o.id {
+		if o.ID == "" || ids[o.Label] != o.ID {
 			t.Errorf("%+v is no version of ours, whose ids are %v", o, ids)
 		}
-		if o.kind == "Public Key" {
-			public[o.label]++
+		if o.Kind == "Public Key" {
+			public[o.Label]++
 			continue
 		}
-		secret[o.label]++
+		secret[o.Label]++
 		for _, want := range []string{"sensitive", "always sensitive", "never extractable", "local"} {
-			if !strings.Contains(", "+o.access+",", ", "+want+",") {
-				t.Errorf("%s %s is %s, not %s", o.kind, o.label, o.access, want)
+			if !strings.Contains(", "+o.Access+",", ", "+want+",") {
+				t.Errorf("%s %s is %s, not %s", o.Kind, o.Label, o.Access, want)
 			}
 		}
-		if o.kind == "Private Key" && strings.Contains(o.usage, ",") {
-			t.Errorf("%s may do more than one thing: %s", o.label, o.usage)
+		if o.Kind == "Private Key" && strings.Contains(o.Usage, ",") {
+			t.Errorf("%s may do more than one thing: %s", o.Label, o.Usage)
 		}
 	}
 	for id := range ids {
