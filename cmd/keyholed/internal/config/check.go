@@ -71,6 +71,7 @@ func (k *checker) general() {
 	if c.ReloadInterval != 0 {
 		k.between("reload_interval", c.ReloadInterval, time.Second, time.Hour)
 	}
+	k.between("shutdown_delay", c.ShutdownDelay, 0, 5*time.Minute)
 	k.between("shutdown_grace", c.ShutdownGrace, time.Second, 10*time.Minute)
 	for name := range c.ModuleEnv {
 		if !envName.MatchString(name) {
@@ -261,18 +262,6 @@ func (k *checker) pin(at string, t *Token) {
 			k.addf(at+".pin_file", "%v", err)
 		}
 	}
-}
-
-func (k *checker) storage() {
-	if k.required("store.sqlite", k.c.Store.SQLite, "the file of the key database; it is made if it does not exist") {
-		k.parent("store.sqlite", k.c.Store.SQLite)
-	}
-	k.between("store.max_staleness", k.c.Store.MaxStaleness, time.Second, time.Hour)
-	k.between("store.poll", k.c.Store.Poll, 10*time.Millisecond, time.Minute)
-	if k.c.Store.Poll >= k.c.Store.MaxStaleness {
-		k.addf("store.poll", "is %s; it must be shorter than max_staleness (%s)", k.c.Store.Poll, k.c.Store.MaxStaleness)
-	}
-	k.audit()
 }
 
 func (k *checker) limits() {

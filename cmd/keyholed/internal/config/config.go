@@ -37,6 +37,7 @@ type Config struct {
 	Request        Request           `yaml:"request"`
 	Log            Log               `yaml:"log"`
 	ReloadInterval time.Duration     `yaml:"reload_interval"`
+	ShutdownDelay  time.Duration     `yaml:"shutdown_delay"`
 	ShutdownGrace  time.Duration     `yaml:"shutdown_grace"`
 
 	lines strictyaml.Lines
@@ -81,12 +82,26 @@ type Token struct {
 	ExitWhenStuck  bool          `yaml:"exit_when_stuck"`
 }
 
-// Store is where keys and rotations are kept.
+// Store is where keys and rotations are kept: in SQLite or in PostgreSQL.
 type Store struct {
 	SQLite       string        `yaml:"sqlite,path"`
+	Postgres     Postgres      `yaml:"postgres"`
+	StartWait    time.Duration `yaml:"start_wait"`
 	MaxStaleness time.Duration `yaml:"max_staleness"`
 	Poll         time.Duration `yaml:"poll"`
 }
+
+// Postgres is a PostgreSQL database, which several gateways share.
+type Postgres struct {
+	URL          string `yaml:"url"`
+	PasswordFile string `yaml:"password_file,path"`
+	CAFile       string `yaml:"ca_file,path"`
+	CertFile     string `yaml:"cert_file,path"`
+	KeyFile      string `yaml:"key_file,path"`
+}
+
+// Shared reports whether other gateways may have the same store.
+func (s Store) Shared() bool { return s.SQLite == "" }
 
 // Audit is the audit log.
 type Audit struct {

@@ -22,7 +22,7 @@ func Default() *Config {
 		Listen: "127.0.0.1:8443",
 		TLS:    TLS{MinVersion: "1.3"},
 		Ops:    Ops{Listen: "127.0.0.1:9443"},
-		Store:  Store{MaxStaleness: 30 * time.Second, Poll: time.Second},
+		Store:  Store{StartWait: time.Minute, MaxStaleness: 30 * time.Second, Poll: time.Second},
 		Audit:  Audit{CheckpointEvery: time.Minute, SegmentSize: 64 << 20, SegmentAge: 24 * time.Hour},
 		Rotation: Rotation{
 			MinPeriod: time.Hour, MinDestroyDelay: 24 * time.Hour,
@@ -38,6 +38,7 @@ func Default() *Config {
 		Request:        Request{MaxBody: 1 << 20, MaxBatchBody: 8 << 20, MaxInFlight: 1024, Timeout: 30 * time.Second},
 		Log:            Log{Level: "info", Format: "json"},
 		ReloadInterval: 5 * time.Second,
+		ShutdownDelay:  5 * time.Second,
 		ShutdownGrace:  25 * time.Second,
 	}
 }
@@ -118,6 +119,9 @@ func (c *Config) fill() {
 	}
 	if _, given := c.lines["request.max_batch_body"]; !given {
 		c.Request.MaxBatchBody = max(c.Request.MaxBatchBody, c.Request.MaxBody)
+	}
+	if _, given := c.lines["shutdown_delay"]; !given && c.Development {
+		c.ShutdownDelay = 0 // no balancer stands before it
 	}
 	if c.Audit.KeysFile == "" && c.Audit.Dir != "" {
 		c.Audit.KeysFile = filepath.Join(filepath.Dir(filepath.Clean(c.Audit.Dir)), "audit-keys.pem")
