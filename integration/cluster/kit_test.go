@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
@@ -60,7 +61,7 @@ func newSite(t *testing.T, o options) *site {
 		s.pg = postgrestest.Shared(t)
 	}
 	s.db = s.pg.Database(t)
-	for n := range max(o.gates, 3) {
+	for n := range cmp.Or(o.gates, 3) {
 		s.gates = append(s.gates, s.newGate(fmt.Sprint("gate-", n+1), o.settings))
 	}
 	return s
