@@ -21,6 +21,8 @@ import (
 	"github.com/MicahParks/jwkset"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"keyhole/keys"
 )
 
 // MaxBytes is the largest key set that is read.
@@ -175,6 +177,9 @@ func algorithmsOf(public any) (algorithms []string, warning string) {
 		}
 		if k.E < 3 || k.E%2 == 0 {
 			return nil, "its exponent is even or below 3"
+		}
+		if keys.WeakModulus(k.N) {
+			return nil, "its modulus can be factored (ROCA, CVE-2017-15361); replace it"
 		}
 		return []string{"PS256", "PS384", "PS512", "RS256", "RS384", "RS512"}, ""
 	}

@@ -73,7 +73,7 @@ func unwrapOctets(b []byte, size int) []byte {
 
 // FromRSA makes the SubjectPublicKeyInfo from CKA_MODULUS and
 // CKA_PUBLIC_EXPONENT, and refuses a modulus that has not exactly bits bits
-// or an exponent other than 65537.
+// or an exponent other than 65537, or that the token's firmware made weak.
 func FromRSA(modulus, exponent []byte, bits int) ([]byte, error) {
 	n, e := new(big.Int).SetBytes(modulus), new(big.Int).SetBytes(exponent)
 	if n.BitLen() != bits {
@@ -81,6 +81,9 @@ func FromRSA(modulus, exponent []byte, bits int) ([]byte, error) {
 	}
 	if !e.IsInt64() || e.Int64() != 65537 {
 		return nil, errors.New("the RSA public exponent is not 65537")
+	}
+	if keys.WeakModulus(n) {
+		return nil, errors.New("the RSA modulus can be factored (ROCA, CVE-2017-15361): the token's firmware needs an update")
 	}
 	return x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: n, E: 65537})
 }
