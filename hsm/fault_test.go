@@ -245,7 +245,7 @@ func TestPINFlagsRefuseTheLogin(t *testing.T) {
 	tok := softhsmtest.Start(t)
 	f := newFaulty(t, tok)
 	for _, flag := range []uint{pkcs11.CKF_USER_PIN_LOCKED, pkcs11.CKF_USER_PIN_FINAL_TRY} {
-		f.fail(fnTokenInfo, flag, always)
+		f.flag(flag)
 		c := Config{Tokens: []TokenConfig{tokenConfig(tok)}}
 		f.use(&c)
 		_, err := Open(t.Context(), c)
@@ -256,7 +256,7 @@ func TestPINFlagsRefuseTheLogin(t *testing.T) {
 			t.Errorf("flag %#x: %d logins were tried", flag, got)
 		}
 	}
-	f.fail(fnTokenInfo, pkcs11.CKF_USER_PIN_COUNT_LOW, always)
+	f.flag(pkcs11.CKF_USER_PIN_COUNT_LOW)
 	start(t, tok, f.use) // a warning, no more
 	if got := f.calls(fnLogin); got != 1 {
 		t.Errorf("%d logins", got)
@@ -287,7 +287,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	if string(given) == secret {
 		t.Error("the PIN was not overwritten")
 	}
-	if _, err := Open(t.Context(), Config{Tokens: []TokenConfig{{Name: "t", Module: f.path, Serial: tok.Serial,
+	if _, err := Open(t.Context(), Config{Tokens: []TokenConfig{{Name: "t", Module: f.Path, Serial: tok.Serial,
 		PIN: func() ([]byte, error) { return []byte(tok.PIN), nil }}}}); !errors.Is(err, ErrPIN) {
 		t.Errorf("after a refused PIN: %v; another may only be tried by another process", err)
 	}
@@ -313,7 +313,7 @@ func TestPINChangedWhileOpen(t *testing.T) {
 	pin = "something else"
 	mu.Unlock()
 	tk := h.tokens["t"]
-	if err := pkcs11.New(f.path).CloseAllSessions(tk.tok.Slot().ID); err != nil {
+	if err := pkcs11.New(f.Path).CloseAllSessions(tk.tok.Slot().ID); err != nil {
 		t.Fatal(err)
 	}
 	runHSM(t, h)
@@ -378,10 +378,10 @@ func TestGenerateCleansUp(t *testing.T) {
 		ref := keys.Ref{Token: "t", ID: keys.NewObjectID(), Label: "clean.v1", Algorithm: keys.ES256, Bits: 256}
 		f.fail(c.g, c.code, 1)
 		if _, err := h.Generate(t.Context(), ref); !errors.Is(err, keys.ErrHSM) {
-			t.Errorf("function %d fails: %v", c.g, err)
+			t.Errorf("%s fails: %v", c.g, err)
 		}
 		if n := countByID(t, h, ref.ID); n != 0 {
-			t.Errorf("function %d failed and left %d objects", c.g, n)
+			t.Errorf("%s failed and left %d objects", c.g, n)
 		}
 	}
 	f.fail(fnGenPair, pkcs11.CKR_GENERAL_ERROR, 2)

@@ -1,93 +1,78 @@
 package hsm
 
 import (
-	"encoding/binary"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"fmt"
+	"sync"
 	"testing"
 
+	"keyhole/integration/faultmodule"
 	"keyhole/softhsm"
 )
 
-// faulty is a real module, SoftHSM, behind one that follows orders: see
-// testdata/faulty.c. It is a module of its own, with its own C_Initialize.
+// faulty is a token behind a module that fails as ordered. It is a module of
+// its own, with its own C_Initialize.
 type faulty struct {
-	t      *testing.T
-	path   string
-	orders *os.File
+	*faultmodule.T
+
+	mu    sync.Mutex
+	given map[fn]string // the order of fail
 }
 
-// fn is a function's place in CK_FUNCTION_LIST.
-type fn int64
+// fn is a function by its name in PKCS#11.
+type fn string
 
 const (
-	fnInitialize  fn = 0
-	fnFinalize    fn = 1
-	fnTokenInfo   fn = 6
-	fnOpenSession fn = 12
-	fnSessionInfo fn = 15
-	fnLogin       fn = 18
-	fnCreate      fn = 20
-	fnDestroy     fn = 22
-	fnFindInit    fn = 26
-	fnEncrypt     fn = 30
-	fnDecrypt     fn = 34
-	fnSign        fn = 43
-	fnGenPair     fn = 59
+	fnInitialize  fn = "C_Initialize"
+	fnFinalize    fn = "C_Finalize"
+	fnTokenInfo   fn = "C_GetTokenInfo"
+	fnOpenSession fn = "C_OpenSession"
+	fnSessionInfo fn = "C_GetSessionInfo"
+	fnLogin       fn = "C_Login"
+	fnCreate      fn = "C_CreateObject"
+	fnDestroy     fn = "C_DestroyObject"
+	fnFindInit    fn = "C_FindObjectsInit"
+	fnEncrypt     fn = "C_Encrypt"
+	fnDecrypt     fn = "C_Decrypt"
+	fnSign        fn = "C_Sign"
+	fnGenPair     fn = "C_GenerateKeyPair"
 )
 
 const always = -1
 
 func newFaulty(t *testing.T, tok *softhsm.Token) *faulty {
 	t.Helper()
-	f := &faulty{t: t, path: filepath.Join(t.TempDir(), "faulty.so")}
-	if out, err := exec.Command("gcc", "-shared", "-fPIC", "-O1", "-o", f.path, "testdata/faulty.c", "-ldl").CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
-	lib, err := os.ReadFile(tok.Module)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(f.path+".real", lib, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if f.orders, err = os.Create(f.path + ".orders"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.orders.Close() })
-	if err := f.orders.Truncate(68 * 16); err != nil {
-		t.Fatal(err)
-	}
-	return f
+	return &faulty{T: faultmodule.New(t, tok.Module), given: map[fn]string{}}
 }
 
 // use makes a configuration use the module.
-func (f *faulty) use(c *Config) { c.Tokens[0].Module = f.path }
+func (f *faulty) use(c *Config) { c.Tokens[0].Module = f.Path }
 
-func (f *faulty) set(g fn, field int64, v int32) {
-	f.t.Helper()
-	if _, err := f.orders.WriteAt(binary.NativeEndian.AppendUint32(nil, uint32(v)), int64(g)*16+4*field); err != nil {
-		f.t.Fatal(err)
+// fail makes the next calls of g return code; fail(g, 0, 0) ends that.
+func (f *faulty) fail(g fn, code uint, times int) {
+	f.order(g, times, fmt.Sprintf("return %#x", code))
+}
+
+// flag adds flags to what C_GetTokenInfo tells from now on.
+func (f *faulty) flag(flags uint) { f.order(fnTokenInfo, always, fmt.Sprintf("flags %#x", flags)) }
+
+func (f *faulty) order(g fn, times int, action string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Remove(f.given[g])
+	delete(f.given, g)
+	switch {
+	case times == always:
+		f.given[g] = fmt.Sprintf("%s %s", g, action)
+	case times > 0:
+		f.given[g] = fmt.Sprintf("%s to %d %s", g, times, action)
+	default:
+		return
 	}
+	f.Add(f.given[g])
 }
 
-// fail makes the next calls of g return code.
-func (f *faulty) fail(g fn, code uint, times int32) {
-	f.t.Helper()
-	f.set(g, 0, int32(code))
-	f.set(g, 1, times)
-}
-
-func (f *faulty) stall(g fn)   { f.set(g, 2, 1) }
-func (f *faulty) release(g fn) { f.set(g, 2, 0) }
+func (f *faulty) stall(g fn)   { f.Add(string(g) + " stall") }
+func (f *faulty) release(g fn) { f.Remove(string(g) + " stall") }
 
 // calls says how often g was called.
-func (f *faulty) calls(g fn) int {
-	f.t.Helper()
-	var b [4]byte
-	if _, err := f.orders.ReadAt(b[:], int64(g)*16+12); err != nil {
-		f.t.Fatal(err)
-	}
-	return int(binary.NativeEndian.Uint32(b[:]))
-}
+func (f *faulty) calls(g fn) int { return f.Calls(string(g)) }
