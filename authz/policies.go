@@ -25,7 +25,7 @@ type Context = { method: String, source_ip: ipaddr, version_state: String, paylo
 // resourcesOf returns the types of resource that an action is asked about.
 func resourcesOf(action string) []string {
 	switch action {
-	case ActionRandom, ActionListAgents, ActionBlockAgent, ActionListApprovals, ActionReconcile, ActionListWebhooks, ActionRetryWebhook, ActionReadAudit:
+	case ActionRandom, ActionListAgents, ActionBlockAgent, ActionListApprovals, ActionReconcile, ActionListWebhooks, ActionRetryWebhook, ActionListNodes, ActionReadAudit:
 		return []string{TypeGateway}
 	case ActionTrigger:
 		return []string{TypeTrigger}

@@ -42,6 +42,7 @@ const (
 	ActionReconcile     = "reconcile"
 	ActionListWebhooks  = "list-webhooks"
 	ActionRetryWebhook  = "retry-webhook"
+	ActionListNodes     = "list-nodes"
 	ActionReadAudit     = "read-audit" // all of the audit log, its checkpoints and proofs
 )
 
@@ -56,7 +57,7 @@ func Actions() []string {
 		ActionRead, ActionJWKS, ActionRecover, ActionCreateKey, ActionUpdateKey, ActionRotate,
 		ActionSuspend, ActionResume, ActionRevoke, ActionListRotations, ActionAbort, ActionActivate, ActionDestroy, ActionRestore, ActionDeleteKey,
 		ActionReadUsage, ActionSubscribe, ActionTrigger, ActionListAgents, ActionBlockAgent, ActionListApprovals, ActionApprove,
-		ActionReconcile, ActionListWebhooks, ActionRetryWebhook, ActionReadAudit,
+		ActionReconcile, ActionListWebhooks, ActionRetryWebhook, ActionListNodes, ActionReadAudit,
 	}
 }
 

@@ -63,6 +63,7 @@ func TestLifeCycleCalls(t *testing.T) {
 		{`POST /v1/admin/reconcile {"dry_run":true} +`, `{}`, func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Reconcile(ctx, api.ReconcileRequest{DryRun: true})
 		}},
+		{`GET /v1/admin/nodes `, `{}`, func(ctx context.Context, c *client.Client) (any, error) { return c.Nodes(ctx) }},
 		{`GET /v1/admin/webhooks `, `{}`, func(ctx context.Context, c *client.Client) (any, error) { return c.Webhooks(ctx) }},
 		{`POST /v1/admin/webhooks/siem/retry {} +`, `{}`, func(ctx context.Context, c *client.Client) (any, error) { return c.RetryWebhook(ctx, "siem") }},
 		{`PUT /v1/subscriptions/payments `, `{}`, func(ctx context.Context, c *client.Client) (any, error) { return c.Subscribe(ctx, "payments") }},

@@ -38,6 +38,11 @@ func (c *Client) RetryWebhook(ctx context.Context, name string) (api.Webhook, er
 	return change[api.Webhook](ctx, c, http.MethodPost, "/v1/admin/webhooks/"+name+"/retry", nil, struct{}{})
 }
 
+// Nodes lists the gateways that share the store of the one that answers.
+func (c *Client) Nodes(ctx context.Context) (api.NodeList, error) {
+	return ask[api.NodeList](ctx, c, call{method: http.MethodGet, path: "/v1/admin/nodes"}, nil)
+}
+
 // configuredName reports whether name can stand in a configuration, and in a
 // path.
 func configuredName(name string) bool {

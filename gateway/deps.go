@@ -139,6 +139,7 @@ type Store interface {
 	Agents
 	twopeople.Store
 	tail.Store
+	Nodes
 }
 
 // Webhooks are the endpoints to which events are delivered.
@@ -169,6 +170,7 @@ type Config struct {
 	Webhooks      Webhooks           // nil: none are configured
 	AuditLog      AuditLog           // nil: it is not shown
 	Triggers      map[string]Trigger // by name
+	Instance      string             // keys.Node.Instance of this process
 	// TwoPeople are the actions that need another person's approval. nil:
 	// DefaultTwoPeople; none if it is empty and not nil. What overrides
 	// objections always needs it.

@@ -28,6 +28,7 @@ type Service struct {
 	webhooks      Webhooks
 	auditLog      AuditLog
 	triggers      map[string]Trigger
+	instance      string
 	twoPeople     []string
 	approvalLife  time.Duration
 	maxStreams    int
@@ -47,7 +48,7 @@ type Service struct {
 func New(c Config) *Service {
 	s := &Service{
 		crypto: c.Crypto, snapshots: c.Snapshots, audit: c.Audit, policy: c.Policy, authenticator: c.Authenticator,
-		lifecycle: c.Lifecycle, usage: c.Usage, store: c.Store, limits: c.Limits, webhooks: c.Webhooks, auditLog: c.AuditLog, triggers: c.Triggers,
+		lifecycle: c.Lifecycle, usage: c.Usage, store: c.Store, limits: c.Limits, webhooks: c.Webhooks, auditLog: c.AuditLog, triggers: c.Triggers, instance: c.Instance,
 		twoPeople: slices.Clone(c.TwoPeople), approvalLife: c.ApprovalLife, maxStreams: c.Streams, draining: c.Draining,
 		now: c.Now, log: c.Log, parallel: c.Parallel, auditTimeout: c.AuditTimeout,
 		events:  tail.New(c.Store, c.Snapshots),

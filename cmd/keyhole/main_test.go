@@ -64,8 +64,10 @@ func TestScripts(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
 			g := gatewaytest.Start(t, gatewaytest.Options{
-				Gateway: gateway.Config{Triggers: map[string]gateway.Trigger{"staff-left": {Keys: []string{"payments", "mail"}, Reason: keys.ReasonPersonnelChange}}},
+				Gateway: gateway.Config{Instance: "INSTANCE-ONE", Triggers: map[string]gateway.Trigger{"staff-left": {Keys: []string{"payments", "mail"}, Reason: keys.ReasonPersonnelChange}}},
 			})
+			heard(t, g, keys.Node{Instance: "INSTANCE-ONE", Name: "one", Version: "v9.8.7"}, time.Hour)
+			heard(t, g, keys.Node{Instance: "INSTANCE-TWO", Name: "two", Version: "v9.8.6"}, time.Microsecond)
 			who := people(t, g)
 			cert, key := g.Certificate(t, "carol.example", gatewaytest.Agents)
 			testscript.Run(t, testscript.Params{
@@ -90,6 +92,15 @@ func TestScripts(t *testing.T) {
 				},
 			})
 		})
+	}
+}
+
+// heard has a gateway heard by the store; without another sign of life it has
+// stopped when lapse is over.
+func heard(t *testing.T, g *gatewaytest.Gateway, n keys.Node, lapse time.Duration) {
+	t.Helper()
+	if err := g.Store.Beat(t.Context(), n, lapse); err != nil {
+		t.Fatal(err)
 	}
 }
 

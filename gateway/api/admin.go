@@ -279,3 +279,26 @@ type DeadEvent struct {
 type WebhookList struct {
 	Webhooks []Webhook `json:"webhooks"`
 }
+
+// Node is a gateway process that shares the store. Times are the store's.
+type Node struct {
+	Name      string `json:"name"`     // as configured
+	Instance  string `json:"instance"` // of this run of the process
+	Version   string `json:"version"`  // of the program
+	Revision  uint64 `json:"revision"` // of the store, that it serves
+	Behind    uint64 `json:"behind"`   // revisions that it has not seen yet
+	StartedAt Time   `json:"started_at"`
+	SeenAt    Time   `json:"seen_at"` // its latest heartbeat
+	// StoppedAt is when a gateway that is not live has stopped using keys by
+	// itself, at the latest.
+	StoppedAt Time `json:"stopped_at,omitzero"`
+	Live      bool `json:"live"` // it may be using keys
+	Self      bool `json:"self"` // it gave this answer
+}
+
+// NodeList lists the gateways that share the store, in order of their names.
+// Those that shut down in order are not in it.
+type NodeList struct {
+	Revision uint64 `json:"revision"` // of the store
+	Nodes    []Node `json:"nodes"`
+}

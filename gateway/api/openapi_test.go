@@ -54,6 +54,7 @@ var schemas = map[string]any{
 	"TriggerRequest": api.TriggerRequest{}, "TriggerResult": api.TriggerResult{}, "TriggeredKey": api.TriggeredKey{},
 	"ReconcileRequest": api.ReconcileRequest{}, "ReconcileReport": api.ReconcileReport{}, "Finding": api.Finding{},
 	"Webhook": api.Webhook{}, "DeadEvent": api.DeadEvent{}, "WebhookList": api.WebhookList{},
+	"Node": api.Node{}, "NodeList": api.NodeList{},
 	"AuditRecord": api.AuditRecord{}, "AuditList": api.AuditList{},
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"keyhole/audit"
 	"keyhole/gateway"
@@ -377,4 +378,19 @@ func TestWebhooks(t *testing.T) {
 		t.Errorf("none are configured: %+v", list)
 	}
 	none.post("/v1/admin/webhooks/chat/retry", `{}`).refused(404, "not_found")
+}
+
+func TestNodes(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(k *kit) {
+		k.gateway.Instance = "i-1"
+		must(t, k.store.Beat(t.Context(), keys.Node{Instance: "i-1", Name: "one", Version: "v1"}, time.Hour))
+		must(t, k.store.Beat(t.Context(), keys.Node{Instance: "i-2", Name: "two", Version: "v1"}, time.Microsecond))
+	})
+	list := read[api.NodeList](s.as(t, "admin").get("/v1/admin/nodes").want(200))
+	if len(list.Nodes) != 2 || !list.Nodes[0].Self || !list.Nodes[0].Live || list.Nodes[0].Behind != list.Revision || list.Nodes[1].Self || list.Nodes[1].Live || list.Nodes[1].StoppedAt.IsZero() {
+		t.Errorf("%+v", list)
+	}
+	s.as(t, "agent").get("/v1/admin/nodes").refused(403, "forbidden")
+	s.as(t, "admin").get("/v1/admin/nodes?limit=1").refused(400, "malformed_request")
 }

@@ -114,6 +114,8 @@ func routes(s *gateway.Service) []endpoint {
 		get("/v1/admin/webhooks", authz.ActionListWebhooks, listWebhooks),
 		act("webhooks/{name}/retry", authz.ActionRetryWebhook, retryWebhook),
 
+		get("/v1/admin/nodes", authz.ActionListNodes, listNodes),
+
 		get("/v1/admin/audit", authz.ActionReadAudit, listAudit, auditQuery...),
 		get("/v1/admin/audit/checkpoint", authz.ActionReadAudit, auditCheckpoint, "fresh"),
 		get("/v1/admin/audit/proof/{seq}", authz.ActionReadAudit, auditProof),

@@ -18,7 +18,7 @@ import (
 
 // Commands returns the commands.
 func Commands(a *app.App) []*cobra.Command {
-	return []*cobra.Command{triggerCmd(a), reconcileCmd(a), webhooksCmd(a)}
+	return []*cobra.Command{triggerCmd(a), reconcileCmd(a), webhooksCmd(a), nodesCmd(a)}
 }
 
 func triggerCmd(a *app.App) *cobra.Command {
