@@ -161,6 +161,7 @@ func (d *database) SeeAgents(ctx context.Context, seen []Sighting) error {
 			return broken("somebody was seen who has no name, or at no time")
 		}
 	}
+	seen = slices.SortedFunc(slices.Values(seen), func(a, b Sighting) int { return strings.Compare(a.Principal, b.Principal) }) // several gateways lock in one order
 	return d.update(ctx, "noting who was seen", func(tx *sql.Tx) error {
 		st, err := tx.PrepareContext(ctx, "INSERT INTO agents (principal, id, first_seen, last_seen) VALUES (?, ?, ?, ?) "+
 			"ON CONFLICT (principal) DO UPDATE SET last_seen = excluded.last_seen WHERE excluded.last_seen > agents.last_seen")
@@ -223,7 +224,7 @@ func (d *database) Agent(ctx context.Context, id string) (a *keys.Agent, err err
 
 // Agents implements Store.
 func (d *database) Agents(ctx context.Context, f AgentFilter) (found []*keys.Agent, err error) {
-	limit := -1
+	limit := noLimit
 	if f.Limit > 0 {
 		limit = f.Limit
 	}

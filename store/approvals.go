@@ -15,7 +15,7 @@ func (d *database) PutApproval(ctx context.Context, a *keys.Approval, from keys.
 		return err
 	}
 	return d.update(ctx, "keeping an approval", func(tx *sql.Tx) error {
-		if _, err := d.revision(ctx, tx); err != nil {
+		if _, err := d.hold(ctx, tx); err != nil {
 			return err
 		}
 		if from != "" {

@@ -17,9 +17,10 @@ func (d *database) BeginAttempt(ctx context.Context, a Attempt) (existing *Attem
 		return nil, broken("an attempt begins with a principal, a key and a time, and without an answer")
 	}
 	err = d.update(ctx, "beginning an attempt", func(tx *sql.Tx) error {
-		if _, err := d.revision(ctx, tx); err != nil {
+		if _, err := d.hold(ctx, tx); err != nil {
 			return err
 		}
+		existing = nil
 		e := &Attempt{}
 		err := tx.QueryRowContext(ctx, "SELECT "+attemptColumns+" FROM attempts WHERE principal = ? AND key = ?", a.Principal, a.Key).
 			Scan(&e.Principal, &e.Key, &e.Fingerprint, &e.RequestID, (*stamp)(&e.StartedAt), &e.Status, &e.Body)

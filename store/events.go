@@ -131,7 +131,7 @@ func (d *database) PutHook(ctx context.Context, h Hook, dead ...DeadEvent) error
 // DeadEvents implements Store.
 func (d *database) DeadEvents(ctx context.Context, hook string, limit int) (found []DeadEvent, err error) {
 	if limit <= 0 {
-		limit = -1
+		limit = noLimit
 	}
 	err = d.view(ctx, "reading dead events", func(tx *sql.Tx) error {
 		found, err = selectAll(ctx, tx, func(rows *sql.Rows) (e DeadEvent, err error) {

@@ -9,7 +9,7 @@ import (
 
 // OpenSQLiteWith opens a store with other migrations than the program's.
 func OpenSQLiteWith(ctx context.Context, path string, seal []byte, files fs.FS) (*SQLite, error) {
-	all, err := readMigrations(files)
+	all, err := readMigrations(files, sqliteMigrations)
 	if err != nil {
 		return nil, err
 	}

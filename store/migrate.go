@@ -12,7 +12,7 @@ import (
 	"keyhole/keys"
 )
 
-//go:embed migrations/*.sql
+//go:embed migrations/*/*.sql
 var migrationFiles embed.FS
 
 // migration brings the schema from the version before to its own.
@@ -22,27 +22,39 @@ type migration struct {
 	sql     string
 }
 
+// The folders of migrations. Both bring a database to the same versions.
+const (
+	sqliteMigrations   = "migrations/sqlite"
+	postgresMigrations = "migrations/postgres"
+)
+
 // readMigrations reads files named 0001_words.sql, 0002_words.sql and so on.
-func readMigrations(files fs.FS) ([]migration, error) {
-	names, err := fs.Glob(files, "migrations/*.sql") // sorted
+// The first may have a higher number: no older schema was ever on such a
+// database.
+func readMigrations(files fs.FS, dir string) ([]migration, error) {
+	names, err := fs.Glob(files, dir+"/*.sql") // sorted
 	if err != nil {
 		return nil, err
 	}
 	var all []migration
 	for i, file := range names {
-		name := strings.TrimSuffix(strings.TrimPrefix(file, "migrations/"), ".sql")
+		name := strings.TrimSuffix(strings.TrimPrefix(file, dir+"/"), ".sql")
 		number, _, _ := strings.Cut(name, "_")
-		if n, err := strconv.Atoi(number); err != nil || n != i+1 || len(number) != 4 {
-			return nil, fmt.Errorf("migration %s should be number %04d", file, i+1)
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 1 || i > 0 && n != all[i-1].version+1 || len(number) != 4 {
+			return nil, fmt.Errorf("migration %s has no number, or not the next one", file)
 		}
 		text, err := fs.ReadFile(files, file)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, migration{version: i + 1, name: name, sql: string(text)})
+		all = append(all, migration{version: n, name: name, sql: string(text)})
 	}
 	return all, nil
 }
+
+// newest is the version that migrations bring a database to.
+func newest(all []migration) int { return all[len(all)-1].version }
 
 func newerSchema(found, known int) error {
 	return keys.Errorf(keys.ErrStore, "the store has the schema version %d and this program knows up to %d: "+
@@ -52,34 +64,36 @@ func newerSchema(found, known int) error {
 // migrate brings a database to the newest schema, each version in one
 // transaction. begin is run at the start of each, and says which version the
 // database has: of several processes that migrate at once, each finds what
-// the others have done. after is run at the end of each.
-func migrate(ctx context.Context, db *sql.DB, all []migration, begin func(tx *sql.Tx) (version int, err error),
-	after func(ctx context.Context, tx *sql.Tx, version int) error,
-) error {
+// the others have done. The row with the version comes first, so that there
+// is one who makes it; what the others get for that is an error that again
+// knows.
+func (d *database) migrate(ctx context.Context, all []migration, begin func(tx *sql.Tx) (version int, err error), again func(error) bool) error {
 	for {
 		done := false
-		err := transact(ctx, db, nil, func(tx *sql.Tx) error {
+		err := transact(ctx, d.write, d.updating, func(tx *sql.Tx) error {
 			version, err := begin(tx)
 			if err != nil {
 				return err
 			}
-			switch {
-			case version > len(all):
-				return newerSchema(version, len(all))
-			case version == len(all):
-				done = true
+			if version > d.schema {
+				return newerSchema(version, d.schema)
+			}
+			if done = version == d.schema; done {
 				return nil
 			}
-			m := all[version]
-			if _, err := tx.ExecContext(ctx, m.sql); err != nil {
-				return fmt.Errorf("migration %s: %w", m.name, err)
-			}
+			m := all[max(0, version+1-all[0].version)]
 			if _, err = tx.ExecContext(ctx, "INSERT INTO schema_version (version, name) VALUES (?, ?)", m.version, m.name); err != nil {
 				return err
 			}
-			return after(ctx, tx, m.version)
+			if _, err := tx.ExecContext(ctx, m.sql); err != nil {
+				return fmt.Errorf("migration %s: %w", m.name, err)
+			}
+			return d.migrated(ctx, tx, version, m.version)
 		})
-		if err != nil || done {
+		switch {
+		case err == nil && done:
+			return nil
+		case err != nil && (ctx.Err() != nil || !again(err)):
 			return err
 		}
 	}
@@ -89,8 +103,8 @@ func migrate(ctx context.Context, db *sql.DB, all []migration, begin func(tx *sq
 const firstSealed = 2
 
 // migrated seals what a new schema version begins with.
-func (d *database) migrated(ctx context.Context, tx *sql.Tx, version int) error {
-	if version != firstSealed {
+func (d *database) migrated(ctx context.Context, tx *sql.Tx, from, to int) error {
+	if from >= firstSealed || to < firstSealed {
 		return nil
 	}
 	return d.writeBlocks(ctx, tx, blocks{intact: true}, 0)

@@ -9,9 +9,13 @@ import (
 	"keyhole/keys"
 )
 
-// takeover is how long after its last heartbeat the name of a node stays
-// taken: a gateway that was killed can start again after that.
-const takeover = 5 * time.Second
+const (
+	// takeover is how long after its last heartbeat the name of a node stays
+	// taken: a gateway that was killed can start again after that.
+	takeover = 5 * time.Second
+	// remembered is how long nodes and leases that have ended are kept.
+	remembered = 24 * time.Hour
+)
 
 // withNow puts the clock of the database into a query: its word for now, in
 // microseconds, for each NOW.
@@ -46,31 +50,59 @@ func (d *database) Beat(ctx context.Context, n keys.Node, lapse time.Duration) e
 		return broken("the heartbeat of node %q is not filled in", n.Name)
 	}
 	return d.update(ctx, "keeping a heartbeat", func(tx *sql.Tx) error {
-		if _, err := d.revision(ctx, tx); err != nil {
+		if _, err := d.hold(ctx, tx); err != nil { // of two that come at once, one is first
 			return err
 		}
-		var others int
-		err := tx.QueryRowContext(ctx, d.withNow("SELECT count(*) FROM nodes WHERE name = ? AND instance <> ? AND seen_at > NOW - ? "+
-			"AND NOT EXISTS (SELECT 1 FROM nodes WHERE instance = ? AND seen_at > NOW - ?)"),
-			n.Name, n.Instance, takeover.Microseconds(), n.Instance, takeover.Microseconds()).Scan(&others)
-		if err == nil && others > 0 {
-			err = keys.Errorf(keys.ErrConflict, "another gateway runs under the name %q of this one, or was killed a moment ago: give each its own name (node)", n.Name)
-		}
+		known, err := d.nameIsFree(ctx, tx, n)
 		if err != nil {
 			return err
 		}
+		if !known {
+			if err := d.forgetNodes(ctx, tx); err != nil {
+				return err
+			}
+		}
 		_, err = tx.ExecContext(ctx, d.withNow("INSERT INTO nodes (instance, name, version, revision, started_at, seen_at, until) VALUES (?, ?, ?, ?, NOW, NOW, NOW + ?) "+
-			"ON CONFLICT (instance) DO UPDATE SET revision = excluded.revision, seen_at = excluded.seen_at, until = excluded.until"),
+			"ON CONFLICT (instance) DO UPDATE SET name = excluded.name, version = excluded.version, revision = excluded.revision, seen_at = excluded.seen_at, until = excluded.until"),
 			n.Instance, n.Name, n.Version, n.Revision, lapse.Microseconds())
 		return err
 	})
 }
 
+// nameIsFree refuses a node whose name another instance has: one that was
+// seen a moment ago, and this one was not. known says that the instance is
+// not new.
+func (d *database) nameIsFree(ctx context.Context, tx *sql.Tx, n keys.Node) (known bool, err error) {
+	var seen, others int
+	err = tx.QueryRowContext(ctx, d.withNow("SELECT coalesce(sum(CASE WHEN instance = ? THEN 1 ELSE 0 END), 0), "+
+		"coalesce(sum(CASE WHEN instance = ? AND name = ? AND seen_at > NOW - ? THEN 1 ELSE 0 END), 0), "+
+		"coalesce(sum(CASE WHEN instance <> ? AND name = ? AND seen_at > NOW - ? THEN 1 ELSE 0 END), 0) FROM nodes"),
+		n.Instance, n.Instance, n.Name, takeover.Microseconds(), n.Instance, n.Name, takeover.Microseconds()).Scan(&known, &seen, &others)
+	if err == nil && others > 0 && seen == 0 {
+		err = keys.Errorf(keys.ErrConflict, "another gateway runs under the name %q of this one, or was killed a moment ago: give each its own name (node)", n.Name)
+	}
+	return known, err
+}
+
+// forgetNodes removes what ended long ago.
+func (d *database) forgetNodes(ctx context.Context, tx *sql.Tx) error {
+	for _, query := range []string{"DELETE FROM nodes WHERE until < NOW - ?", "DELETE FROM leases WHERE until < NOW - ?"} {
+		if _, err := tx.ExecContext(ctx, d.withNow(query), remembered.Microseconds()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Leave implements Store.
 func (d *database) Leave(ctx context.Context, instance string) error {
 	return d.update(ctx, "leaving", func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "DELETE FROM nodes WHERE instance = ?", instance)
-		return err
+		for _, query := range []string{"DELETE FROM leases WHERE holder = ?", "DELETE FROM nodes WHERE instance = ?"} {
+			if _, err := tx.ExecContext(ctx, query, instance); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

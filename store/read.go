@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"math"
 	"slices"
 	"strings"
 
@@ -94,6 +95,7 @@ func (d *database) Changed(ctx context.Context, since uint64) (changed []*keys.K
 		if revision, err = d.revision(ctx, tx); err != nil {
 			return err
 		}
+		changed, deleted = nil, nil
 		switch {
 		case revision == since:
 			return nil
@@ -171,6 +173,9 @@ func selectIntact[T any](ctx context.Context, tx *sql.Tx, limit int, scan func(*
 	}
 	return all, nil
 }
+
+// noLimit is a limit that no number of rows comes to.
+const noLimit = math.MaxInt
 
 // each calls f for the rows of a query, until f says that it is enough.
 func each(ctx context.Context, tx *sql.Tx, f func(*sql.Rows) (more bool, err error), query string, args ...any) error {

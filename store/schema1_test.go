@@ -19,7 +19,8 @@ func TestSchema1(t *testing.T) {
 	t.Parallel()
 	ctx, path := t.Context(), filepath.Join(t.TempDir(), "keyhole.db")
 	files := ownMigrations(t)
-	delete(files, "migrations/0002_lifecycle.sql")
+	delete(files, "migrations/sqlite/0002_lifecycle.sql")
+	delete(files, "migrations/sqlite/0003_nodes.sql")
 	old, err := store.OpenSQLiteWith(ctx, path, seal, files)
 	if err != nil {
 		t.Fatal(err)

@@ -44,7 +44,7 @@ var _ Store = (*SQLite)(nil)
 // another program's, that is damaged, or whose schema is newer than this
 // program.
 func OpenSQLite(ctx context.Context, path string, key []byte) (*SQLite, error) {
-	all, err := readMigrations(migrationFiles)
+	all, err := readMigrations(migrationFiles, sqliteMigrations)
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +65,9 @@ func openSQLite(ctx context.Context, path string, key []byte, all []migration) (
 		return nil, err
 	}
 	s := &SQLite{path: path, file: info}
-	s.explain, s.ready, s.schema, s.seal = s.explainSQLite, s.sameFile, len(all), sealer
-	s.nowSQL = "CAST(1000000 * unixepoch('subsec') AS INTEGER)"
+	s.explain, s.ready, s.schema, s.seal = s.explainSQLite, s.sameFile, newest(all), sealer
+	s.nowSQL, s.tell = "CAST(1000000 * unixepoch('subsec') AS INTEGER)", "''"
+	s.viewing = &sql.TxOptions{ReadOnly: true}
 	if s.write, err = connect(path, 1, "_txlock=immediate"); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
@@ -119,8 +120,8 @@ func (s *SQLite) prepare(ctx context.Context, all []migration) error {
 			"CREATE TABLE schema_version (version INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT", applicationID))
 		return 0, err
 	}
-	if version < len(all) {
-		if err := migrate(ctx, s.write, all, begin, s.migrated); err != nil {
+	if version < s.schema {
+		if err := s.migrate(ctx, all, begin, func(error) bool { return false }); err != nil {
 			return err
 		}
 	}

@@ -214,7 +214,7 @@ func TestNewerSchema(t *testing.T) {
 	create(t, s, storetest.NewKey("payments", 1))
 	s.Exec(t, "INSERT INTO schema_version VALUES (7, 'from the future')")
 	_, err := store.OpenSQLite(ctx, path, seal)
-	operator(t, "opening", err, "version 7", "up to 2", "newer keyholed")
+	operator(t, "opening", err, "version 7", "up to 3", "newer keyholed")
 
 	// Nor does a process go on when another one has migrated its store.
 	operator(t, "committing", s.Commit(ctx, store.Change{Key: storetest.NewKey("other", 1)}), "version 7")
@@ -234,7 +234,7 @@ func TestNewerSchema(t *testing.T) {
 func ownMigrations(t *testing.T) fstest.MapFS {
 	t.Helper()
 	files := fstest.MapFS{}
-	names, err := fs.Glob(store.Migrations, "migrations/*.sql")
+	names, err := fs.Glob(store.Migrations, "migrations/sqlite/*.sql")
 	if err != nil || len(names) == 0 {
 		t.Fatalf("%v, %v", names, err)
 	}
@@ -254,7 +254,7 @@ func TestMigrations(t *testing.T) {
 	files := func(more ...string) fstest.MapFS {
 		m := maps.Clone(own)
 		for i, text := range more {
-			m[fmt.Sprintf("migrations/%04d_more.sql", len(own)+1+i)] = &fstest.MapFile{Data: []byte(text)}
+			m[fmt.Sprintf("migrations/sqlite/%04d_more.sql", len(own)+1+i)] = &fstest.MapFile{Data: []byte(text)}
 		}
 		return m
 	}
@@ -272,7 +272,7 @@ func TestMigrations(t *testing.T) {
 			t.Errorf("a bad migration: %v", err)
 		}
 	}
-	// Several processes at the same moment, the first of which finds version 3.
+	// Several processes at the same moment, the first of which finds version 4.
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -287,7 +287,7 @@ func TestMigrations(t *testing.T) {
 	}
 	wg.Wait()
 	_, err := store.OpenSQLite(ctx, path, seal)
-	operator(t, "an older program", err, "version 5", "up to 2")
+	operator(t, "an older program", err, "version 6", "up to 3")
 	s, err = store.OpenSQLiteWith(ctx, path, seal, files("", "", ""))
 	if err != nil {
 		t.Fatal(err)
@@ -295,15 +295,15 @@ func TestMigrations(t *testing.T) {
 	if k, err := s.Key(ctx, "payments"); err != nil || len(k.Versions) != 2 {
 		t.Errorf("the key after the migrations: %+v, %v", k, err)
 	}
-	if got := s.Ask(t, true, "SELECT group_concat(version || name) FROM (SELECT * FROM schema_version ORDER BY version)"); got != "10001_keys,20002_lifecycle,30003_more,40004_more,50005_more" {
+	if got := s.Ask(t, true, "SELECT group_concat(version || name) FROM (SELECT * FROM schema_version ORDER BY version)"); got != "10001_keys,20002_lifecycle,30003_nodes,40004_more,50005_more,60006_more" {
 		t.Errorf("the schema versions are %s", got)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"0004_gap.sql", "2_short.sql", "0001_again.sql", "x.sql"} {
+	for _, name := range []string{"0005_gap.sql", "2_short.sql", "0001_again.sql", "x.sql"} {
 		m := files()
-		m["migrations/"+name] = &fstest.MapFile{}
+		m["migrations/sqlite/"+name] = &fstest.MapFile{}
 		if _, err := store.OpenSQLiteWith(ctx, path, seal, m); err == nil {
 			t.Errorf("a migration named %s was taken", name)
 		}

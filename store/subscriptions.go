@@ -14,6 +14,9 @@ func (d *database) Subscribe(ctx context.Context, s keys.Subscription) (now keys
 		return now, broken("the subscription of %q to key %q is not filled in", s.Principal, clip(s.Key))
 	}
 	err = d.update(ctx, "subscribing", func(tx *sql.Tx) error {
+		if _, err := d.hold(ctx, tx); err != nil {
+			return err
+		}
 		if _, err := d.selectKey(ctx, tx, s.Key); err != nil {
 			return err
 		}
@@ -76,6 +79,9 @@ func (d *database) Acknowledge(ctx context.Context, a keys.Ack) (now keys.Ack, e
 		return now, broken("the acknowledgement of %q for key %q is not filled in", a.Principal, clip(a.Key))
 	}
 	err = d.update(ctx, "acknowledging", func(tx *sql.Tx) error {
+		if _, err := d.hold(ctx, tx); err != nil {
+			return err
+		}
 		k, err := d.selectKey(ctx, tx, a.Key)
 		if err != nil {
 			return err

@@ -81,6 +81,7 @@ func (d *database) Usage(ctx context.Context, key, node string) (found []keys.Us
 	where, args := by("1 = 1", nil, "key_name", key, key == "")
 	where, args = by(where, args, "node", node, node == "")
 	err = d.view(ctx, "reading usage", func(tx *sql.Tx) error {
+		found = nil
 		return each(ctx, tx, func(rows *sql.Rows) (bool, error) {
 			var u keys.Usage
 			if err := rows.Scan(&u.Key, &u.Version, &u.Principal, &u.Applied, &u.Processed, &u.Bytes, (*stamp)(&u.LastUse)); err != nil {

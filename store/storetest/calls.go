@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"keyhole/keys"
 	"keyhole/store"
@@ -54,19 +55,24 @@ func calls(t *testing.T, s store.Store) map[string]func(ctx context.Context) err
 		"ReserveUsage": func(ctx context.Context) error {
 			return s.ReserveUsage(ctx, "n", []keys.Usage{{Key: "payments", Version: 1, Principal: "p", Applied: 1}})
 		},
-		"Usage":       func(ctx context.Context) error { _, err := s.Usage(ctx, "", ""); return err },
-		"PutApproval": func(ctx context.Context) error { return s.PutApproval(ctx, newApproval("x", "payments", 1), "") },
-		"Approval":    func(ctx context.Context) error { _, err := s.Approval(ctx, "x"); return err },
-		"Approvals":   func(ctx context.Context) error { _, err := s.Approvals(ctx, store.ApprovalFilter{}); return err },
-		"Hook":        func(ctx context.Context) error { _, err := s.Hook(ctx, "h"); return err },
-		"PutHook":     func(ctx context.Context) error { return s.PutHook(ctx, store.Hook{Name: "h"}) },
-		"DeadEvents":  func(ctx context.Context) error { _, err := s.DeadEvents(ctx, "", 0); return err },
-		"ForgetDead":  func(ctx context.Context) error { return s.ForgetDead(ctx, "h", 1) },
-		"Ping":        func(ctx context.Context) error { return s.Ping(ctx) },
+		"Usage":        func(ctx context.Context) error { _, err := s.Usage(ctx, "", ""); return err },
+		"PutApproval":  func(ctx context.Context) error { return s.PutApproval(ctx, newApproval("x", "payments", 1), "") },
+		"Approval":     func(ctx context.Context) error { _, err := s.Approval(ctx, "x"); return err },
+		"Approvals":    func(ctx context.Context) error { _, err := s.Approvals(ctx, store.ApprovalFilter{}); return err },
+		"Hook":         func(ctx context.Context) error { _, err := s.Hook(ctx, "h"); return err },
+		"PutHook":      func(ctx context.Context) error { return s.PutHook(ctx, store.Hook{Name: "h"}) },
+		"DeadEvents":   func(ctx context.Context) error { _, err := s.DeadEvents(ctx, "", 0); return err },
+		"ForgetDead":   func(ctx context.Context) error { return s.ForgetDead(ctx, "h", 1) },
+		"AcquireLease": func(ctx context.Context) error { _, err := s.AcquireLease(ctx, "l", "h", time.Minute); return err },
+		"ReleaseLease": func(ctx context.Context) error { return s.ReleaseLease(ctx, "l", "h") },
+		"Beat":         func(ctx context.Context) error { return s.Beat(ctx, keys.Node{Instance: "i", Name: "n"}, time.Minute) },
+		"Leave":        func(ctx context.Context) error { return s.Leave(ctx, "i") },
+		"Nodes":        func(ctx context.Context) error { _, _, err := s.Nodes(ctx); return err },
+		"Ping":         func(ctx context.Context) error { return s.Ping(ctx) },
 	}
 	contract := reflect.TypeFor[store.Store]()
 	for i := range contract.NumMethod() {
-		if name := contract.Method(i).Name; name != "Close" && all[name] == nil {
+		if name := contract.Method(i).Name; name != "Close" && name != "Hints" && all[name] == nil {
 			t.Errorf("%s is not called", name)
 		}
 	}
