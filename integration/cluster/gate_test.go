@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -41,24 +42,19 @@ func (s *site) newGate(name string, settings map[string]string) *gate {
 	s.t.Helper()
 	g := &gate{s: s, name: name, host: loopback(s.t), dir: filepath.Join(s.dir, name), settings: map[string]string{}}
 	must(s.t, os.Mkdir(g.dir, 0o700))
-	for k, v := range settings {
-		g.settings[k] = v
-	}
-	g.configure(nil)
+	g.configure(settings)
 	return g
 }
 
 // configure writes the configuration, with more settings.
 func (g *gate) configure(more map[string]string) {
 	g.s.t.Helper()
-	for k, v := range more {
-		g.settings[k] = v
-	}
+	maps.Copy(g.settings, more)
 	in := func(name string) string { return quote(filepath.Join(made, name)) }
 	set := map[string]string{
 		"node": g.name, "development": "true",
 		"listen": fmt.Sprintf("%s:%d", g.host, apiPort), "ops.listen": fmt.Sprintf("%s:%d", g.host, opsPort),
-		"store":          fmt.Sprintf("{postgres: {url: %s, password_file: %s}, max_staleness: 30s}", quote(g.s.db.URL), quote(g.s.db.PasswordFile)),
+		"store":          g.store(g.s.db.TLSURL, "ca_file: "+quote(g.s.pg.CAFile), 30*time.Second),
 		"audit":          "{dir: audit, checkpoint_every: 1s}",
 		"rotation":       "{min_period: 1s, min_destroy_delay: 1s, propagation: 5s, two_people: []}",
 		"limits":         "{failed_logins_per_minute: 6000, failed_login_burst: 3000}",
@@ -70,9 +66,7 @@ func (g *gate) configure(more map[string]string) {
 			", max_lifetime: 24h}]}",
 		"policies": "{files: [" + in("policies") + "]}",
 	}
-	for k, v := range g.settings {
-		set[k] = v
-	}
+	maps.Copy(set, g.settings)
 	set["ops"] = "{listen: " + quote(set["ops.listen"]) + "}"
 	delete(set, "ops.listen")
 	var text strings.Builder
@@ -80,6 +74,13 @@ func (g *gate) configure(more map[string]string) {
 		fmt.Fprintf(&text, "%s: %s\n", k, v)
 	}
 	g.config = write(g.s.t, g.dir, "keyhole.yaml", text.String())
+}
+
+// store is the store in a configuration. The server knows its connections by
+// the gateway's name.
+func (g *gate) store(url, more string, maxStaleness time.Duration) string {
+	return fmt.Sprintf("{postgres: {url: %s, password_file: %s, %s}, max_staleness: %s}",
+		quote(url+"&application_name="+g.name), quote(g.s.db.PasswordFile), more, maxStaleness)
 }
 
 // quote makes a word of YAML of s.

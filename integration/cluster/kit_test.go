@@ -36,6 +36,7 @@ type site struct {
 	db    *postgrestest.Database
 	gates []*gate
 	lb    *balancer
+	acts  []<-chan error // under way
 }
 
 // options are how a site differs.
