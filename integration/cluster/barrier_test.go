@@ -21,7 +21,7 @@ func TestDestructionWaits(t *testing.T) {
 	const staleness = 5 * time.Second
 	s := newSite(t, options{})
 	for _, g := range s.gates {
-		g.configure(map[string]string{"store": g.store(s.db.TLSURL, "ca_file: "+quote(s.pg.CAFile), staleness)})
+		g.configure(map[string]string{"store": g.store(s.db.TLSURL, staleness)})
 	}
 	s.start()
 	for _, key := range []string{"back", "dead"} {

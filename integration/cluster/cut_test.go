@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,18 +22,16 @@ import (
 func TestCutOff(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, options{})
-	w := newWire(t, s.db.Server.Addr)
+	w := newWire(t, s.pg.Addr)
 	const staleness = 10 * time.Second
 	for _, g := range s.gates {
-		g.configure(map[string]string{"store": g.store("postgres://"+s.db.User+"@"+w.addr+"/"+s.db.Name+"?sslmode=disable", "ca_file: ''", staleness)})
+		g.configure(map[string]string{"store": g.store(s.db.TLSURL, staleness)})
 	}
-	for _, g := range s.gates[:2] {
-		g.configure(map[string]string{"store": g.store(s.db.URL, "ca_file: ''", staleness)})
-	}
+	off := s.gates[2]
+	off.configure(map[string]string{"store": off.store(strings.Replace(s.db.URL, s.pg.Addr, w.addr, 1), staleness)})
 	s.start()
 	s.create("payments", "ES256", nil)
 	s.create("other", "ES256", nil)
-	off := s.gates[2]
 	mallory := off.s.clientBy(off.api(), s.caller("mallory"), -1)
 	sign := func(c *client.Client, key string) error {
 		ctx, cancel := soon(t.Context())

@@ -54,7 +54,7 @@ func (g *gate) configure(more map[string]string) {
 	set := map[string]string{
 		"node": g.name, "development": "true",
 		"listen": fmt.Sprintf("%s:%d", g.host, apiPort), "ops.listen": fmt.Sprintf("%s:%d", g.host, opsPort),
-		"store":          g.store(g.s.db.TLSURL, "ca_file: "+quote(g.s.pg.CAFile), 30*time.Second),
+		"store":          g.store(g.s.db.TLSURL, 30*time.Second),
 		"audit":          "{dir: audit, checkpoint_every: 1s}",
 		"rotation":       "{min_period: 1s, min_destroy_delay: 1s, propagation: 5s, two_people: []}",
 		"limits":         "{failed_logins_per_minute: 6000, failed_login_burst: 3000}",
@@ -78,9 +78,13 @@ func (g *gate) configure(more map[string]string) {
 
 // store is the store in a configuration. The server knows its connections by
 // the gateway's name.
-func (g *gate) store(url, more string, maxStaleness time.Duration) string {
-	return fmt.Sprintf("{postgres: {url: %s, password_file: %s, %s}, max_staleness: %s}",
-		quote(url+"&application_name="+g.name), quote(g.s.db.PasswordFile), more, maxStaleness)
+func (g *gate) store(url string, maxStaleness time.Duration) string {
+	ca := ""
+	if url == g.s.db.TLSURL {
+		ca = ", ca_file: " + quote(g.s.pg.CAFile)
+	}
+	return fmt.Sprintf("{postgres: {url: %s, password_file: %s%s}, max_staleness: %s}",
+		quote(url+"&application_name="+g.name), quote(g.s.db.PasswordFile), ca, maxStaleness)
 }
 
 // quote makes a word of YAML of s.
