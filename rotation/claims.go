@@ -3,9 +3,25 @@ package rotation
 import (
 	"context"
 	"errors"
+	"time"
 
 	"keyhole/keys"
+	"keyhole/rotation/lease"
 )
+
+// The names of leases. Acts of people need none: the key's epoch keeps them
+// apart.
+const (
+	leaseDue       = "due"       // beginning rotations by policy
+	leaseRetire    = "retire"    // taking versions and keys towards their end
+	leaseReconcile = "reconcile" // comparing tokens and store
+)
+
+// leaseOf is the lease under which a rotation is taken further.
+func leaseOf(rotation string) string { return "rotation/" + rotation }
+
+// leaseOfEnd is the lease under which a version is destroyed, or restored.
+func leaseOfEnd(id keys.VersionID) string { return leaseRetire + "/" + id.String() }
 
 // retryConflict runs a read-change-commit again when another change of the
 // key came between. Every attempt reads the state anew.
@@ -19,70 +35,81 @@ func retryConflict[T any](f func() (T, error)) (T, error) {
 	}
 }
 
-// adopt claims a rotation that this process begins.
-func (e *Engine) adopt(id string) {
+// keep remembers that this process has chosen the CKA_ID of a rotation's
+// version, and that no token was told to generate under it.
+func (e *Engine) keep(rotation string, id keys.ObjectID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.own[id] = true
-	e.running[id] = make(chan struct{})
+	e.unused[rotation] = id
 }
 
-// claim marks a rotation as worked on by this process; false if it is.
-func (e *Engine) claim(id string) bool {
+// use reports whether this process may generate under a CKA_ID, once.
+func (e *Engine) use(rotation string, id keys.ObjectID) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.running[id] != nil {
-		return false
-	}
-	e.running[id] = make(chan struct{})
-	return true
+	own, ok := e.unused[rotation]
+	delete(e.unused, rotation)
+	return ok && own == id
 }
 
-// claimSoon is claim, after waiting for whoever works on the rotation.
-func (e *Engine) claimSoon(ctx context.Context, id string) error {
-	for !e.claim(id) {
-		e.mu.Lock()
-		busy := e.running[id]
-		e.mu.Unlock()
-		if busy == nil {
-			continue
-		}
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// forget drops what was kept of a rotation that has ended.
+func (e *Engine) forget(rotation string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.unused, rotation)
+	delete(e.seen, rotation)
+	delete(e.intents, rotation)
+}
+
+// stillOurs refuses if the lease that ctx is of was lost.
+func stillOurs(ctx context.Context) error {
+	if err := lease.Check(ctx); err != nil {
+		return keys.Errorf(keys.ErrStore, "this gateway stood still, or lost touch with the store, for longer than others wait; they go on with it: see what stands before trying again")
 	}
 	return nil
 }
 
-func (e *Engine) release(id string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if busy := e.running[id]; busy != nil {
-		close(busy)
+// lostOr returns err, and says so if the lease that ctx is of was lost.
+func lostOr(ctx context.Context, err error) error {
+	if lost := stillOurs(ctx); lost != nil {
+		return errors.Join(lost, err)
 	}
-	delete(e.running, id)
+	return err
 }
 
-// owns reports whether this process began a rotation or took it up when it
-// started. Another process may be generating for any other one.
-func (e *Engine) owns(id string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.own[id]
-}
+// patience is how long people wait for other gateways to learn that a version
+// must not be used, before its destruction is left to the timer.
+const patience = 3 * time.Second
 
-func (e *Engine) takeOver(id string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.own[id] = true
-}
-
-// forget drops what was kept of a rotation that has ended.
-func (e *Engine) forget(id string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.own, id)
-	delete(e.seen, id)
+// allKnow reports whether every gateway that uses keys knows by now that a
+// thing, which the caller has seen to be unusable in the store, must not be
+// used; thing names it for good. The timer does not wait for that: it looks
+// again.
+func (e *Engine) allKnow(ctx context.Context, actor Actor, thing string) (bool, error) {
+	var until time.Time
+	if actor.Principal != systemActor.Principal {
+		until = time.Now().Add(patience)
+	}
+	if err := e.refresh(ctx); err != nil {
+		return false, err
+	}
+	for {
+		nodes, revision, err := e.store.Nodes(ctx)
+		if err != nil {
+			return false, err
+		}
+		behind, passed := e.barrier.Passed(thing, e.holder, nodes, revision)
+		if passed {
+			return true, nil
+		}
+		if !time.Now().Before(until) {
+			e.log.InfoContext(ctx, "a destruction waits for gateways that may not know of it yet", "what", thing, "nodes", behind)
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }

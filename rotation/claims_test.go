@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"time"
 
 	"keyhole/keys"
 	"keyhole/store"
@@ -17,6 +18,12 @@ type refusing struct {
 
 func (s refusing) Commit(context.Context, store.Change) error { return s.err }
 
+func (refusing) AcquireLease(context.Context, string, string, time.Duration) (bool, error) {
+	return true, nil
+}
+
+func (refusing) ReleaseLease(context.Context, string, string) error { return nil }
+
 // TestNothingIsKeptOfARefusedRotation: whoever asks for a rotation while
 // another one runs, again and again, fills no memory. What may have been
 // written is kept.
@@ -25,11 +32,12 @@ func TestNothingIsKeptOfARefusedRotation(t *testing.T) {
 	for err, want := range map[error]int{keys.ErrRotationRunning: 0, keys.ErrConflict: 0, keys.ErrStore: 1} {
 		e := New(Config{Store: refusing{err: err}, Log: slog.New(slog.DiscardHandler)})
 		k := &keys.Key{Name: "payments", Versions: []*keys.Version{{Number: 1}}}
-		if e.begin(t.Context(), systemActor, k, &keys.Version{}, &keys.Rotation{}) == nil {
+		r := &keys.Rotation{}
+		if _, berr := e.begin(t.Context(), systemActor, k, &keys.Version{}, r); berr == nil {
 			t.Error("the store refused, and it was begun")
 		}
-		if len(e.own) != want || len(e.running) != 0 {
-			t.Errorf("%v: %d rotations are kept, want %d; %d are worked on", err, len(e.own), want, len(e.running))
+		if len(e.unused) != want || e.leases.Busy(leaseOf(r.ID)) {
+			t.Errorf("%v: %d rotations are kept, want %d; worked on: %v", err, len(e.unused), want, e.leases.Busy(leaseOf(r.ID)))
 		}
 	}
 }

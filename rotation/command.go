@@ -8,10 +8,21 @@ import (
 	"keyhole/store"
 )
 
+// skew is how far the clocks of gateways may differ without any harm.
+const skew = 5 * time.Second
+
+// leastMargin is the abort margin where there is one gateway only.
+const leastMargin = 2 * time.Second
+
 // abortMargin is how long before a planned switch a rotation can still be
-// aborted: by then every gateway knows of it, and none uses a version that is
-// about to be destroyed.
-const abortMargin = 2 * time.Second
+// aborted: by then every gateway knows of it, that with the fastest clock too,
+// and none uses a version that is about to be destroyed.
+func abortMargin(propagation time.Duration) time.Duration {
+	if propagation == 0 {
+		return leastMargin
+	}
+	return max(propagation, skew) + leastMargin
+}
 
 // ActivateRotation switches without waiting any longer: neither for the rest
 // of the announce time, nor for acknowledgements, nor for a coordinated
@@ -60,7 +71,7 @@ func (e *Engine) AbortRotation(ctx context.Context, actor Actor, id, note string
 			}
 			// One that was suspended before its switch was used by nobody.
 			inUse := usableAt(v, t.r.SwitchAt.Add(-t.propagation))
-			if t.r.Phase == keys.PhaseScheduled && t.r.SwitchAt.Sub(t.now) < abortMargin && inUse {
+			if t.r.Phase == keys.PhaseScheduled && t.r.SwitchAt.Sub(t.now) < abortMargin(t.propagation) && inUse {
 				return keys.Errorf(keys.ErrConflict, "rotation %s switches at %s, too soon to be aborted everywhere; suspend or revoke the version if it must not be used",
 					t.r.ID, t.r.SwitchAt.Format(time.RFC3339))
 			}
@@ -105,10 +116,9 @@ func (e *Engine) order(ctx context.Context, actor Actor, id, action, note string
 	if r.Phase.Done() {
 		return r, nil
 	}
-	if err := e.claimSoon(ctx, id); err != nil {
-		return nil, err
-	}
-	if _, err := e.advance(ctx, actor, id); err != nil {
+	// Whoever works on it, here or elsewhere, carries the order out at its next
+	// step; should it die, its lease lapses.
+	if err := e.advanceSoon(ctx, actor, id); err != nil {
 		e.log.ErrorContext(ctx, "an order about a rotation stands, and is not carried out yet", "rotation", id, "order", action, "err", err)
 	}
 	return e.store.Rotation(ctx, id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"keyhole/keys"
@@ -37,13 +38,42 @@ func (e *Engine) CreateKey(ctx context.Context, actor Actor, s Spec) (*keys.Key,
 const auditKeyPeriod = 365 * 24 * time.Hour
 
 // EnsureAuditKey makes the key that signs checkpoints of the audit log, if
-// there is none: Ed25519 where the default token can, else ECDSA on P-256.
-// Errors as CreateKey.
+// there is none: Ed25519 where the default token can, else ECDSA on P-256. Of
+// several gateways that start at once one makes it, and the others wait for
+// it. Errors as CreateKey.
 func (e *Engine) EnsureAuditKey(ctx context.Context) error {
-	_, err := e.store.Key(ctx, keys.AuditKeyName)
-	if !errors.Is(err, keys.ErrKeyNotFound) {
-		return err
+	ctx, cancel := detach(ctx)
+	defer cancel()
+	for {
+		k, err := e.store.Key(ctx, keys.AuditKeyName)
+		switch {
+		case errors.Is(err, keys.ErrKeyNotFound):
+			err = e.createAuditKey(ctx)
+			if !errors.Is(err, keys.ErrKeyExists) && !errors.Is(err, keys.ErrRotationRunning) {
+				return err
+			}
+			continue // another gateway was faster
+		case err != nil:
+			return err
+		case !inTheMaking(k):
+			return nil
+		}
+		r, err := e.openRotation(ctx, k.Name)
+		if err != nil || r == nil {
+			return err // Reconcile finds out what became of it
+		}
+		if err := e.advanceSoon(ctx, systemActor, r.ID); err != nil {
+			return err
+		}
 	}
+}
+
+// inTheMaking reports whether no version of k was ever generated.
+func inTheMaking(k *keys.Key) bool {
+	return !slices.ContainsFunc(k.Versions, func(v *keys.Version) bool { return !v.CreatedAt.IsZero() })
+}
+
+func (e *Engine) createAuditKey(ctx context.Context) error {
 	s := Spec{
 		Name: keys.AuditKeyName, Algorithm: keys.EdDSA, Description: "Signs checkpoints of the audit log, and nothing else.",
 		Token: e.token.DefaultToken(), Policy: keys.Policy{Period: auditKeyPeriod},
@@ -51,7 +81,7 @@ func (e *Engine) EnsureAuditKey(ctx context.Context) error {
 	if e.token.Capable(s.Token, s.Algorithm) != nil {
 		s.Algorithm = keys.ES256
 	}
-	_, err = e.create(ctx, systemActor, s)
+	_, err := e.create(ctx, systemActor, s)
 	return err
 }
 
@@ -87,10 +117,12 @@ func (e *Engine) create(ctx context.Context, actor Actor, s Spec) (*keys.Key, er
 	}
 	r := &keys.Rotation{Reason: keys.ReasonInitial}
 	v := &keys.Version{Algorithm: s.Algorithm, Bits: bits}
-	if err := e.begin(ctx, actor, k, v, r); err != nil {
+	b, err := e.begin(ctx, actor, k, v, r)
+	if err != nil {
 		return nil, err
 	}
-	if r, err = e.advance(ctx, actor, r.ID); err != nil {
+	defer b.done()
+	if r, err = e.advance(b.ctx, actor, b.id); err != nil {
 		return nil, err
 	}
 	return e.store.Key(ctx, r.Key)

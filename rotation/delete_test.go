@@ -60,7 +60,7 @@ func TestDeleteKey(t *testing.T) {
 	}
 	k.tick()
 	k.consistent()
-	k.pass(29 * time.Hour)
+	k.pass(29*time.Hour + time.Minute)
 	k.tick() // version 1, whose order was earlier, and no other
 	k.hasStates("payments", keys.Destroyed, keys.DestroyScheduled, keys.DestroyScheduled)
 	k.pass(2 * time.Hour)

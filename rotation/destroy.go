@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"keyhole/keys"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -169,14 +170,17 @@ func tooLate(id keys.VersionID) error {
 	return keys.Errorf(keys.ErrVersionState, "the moment to destroy version %s has come; it cannot be restored any more", id)
 }
 
-// keepAlive keeps this process from destroying a version until done is
+// keepAlive keeps every process from destroying a version until done is
 // called, and refuses if its objects are gone: a destruction that a crash
-// interrupted, or another gateway's. A token that does not answer is no
-// reason to let the moment pass.
+// interrupted. A token that does not answer is no reason to let the moment
+// pass.
 func (e *Engine) keepAlive(ctx context.Context, id keys.VersionID) (done func(), err error) {
-	done, ok := e.beginEnding(id)
-	if !ok {
+	_, done, err = e.leases.Try(ctx, leaseOfEnd(id))
+	if errors.Is(err, lease.ErrTaken) {
 		return nil, keys.Errorf(keys.ErrVersionState, "version %s is being destroyed or restored at this moment", id)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := e.stillThere(ctx, id); err != nil {
 		done()
@@ -202,25 +206,6 @@ func (e *Engine) stillThere(ctx context.Context, id keys.VersionID) error {
 		return keys.Errorf(keys.ErrVersionState, "the objects of version %s are not whole on the token %q any more; it cannot be restored", id, k.Token)
 	}
 	return nil
-}
-
-// beginEnding claims a version for one who destroys or restores it; false: it
-// is claimed.
-func (e *Engine) beginEnding(id keys.VersionID) (done func(), ok bool) {
-	e.ends.mu.Lock()
-	defer e.ends.mu.Unlock()
-	if e.ends.busy[id] {
-		return nil, false
-	}
-	if e.ends.busy == nil {
-		e.ends.busy = map[keys.VersionID]bool{}
-	}
-	e.ends.busy[id] = true
-	return func() {
-		e.ends.mu.Lock()
-		defer e.ends.mu.Unlock()
-		delete(e.ends.busy, id)
-	}, true
 }
 
 // defaultUseWindow is how long a use counts where the policy sets no overlap.

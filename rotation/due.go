@@ -138,9 +138,10 @@ func (e *Engine) lastSwitch(k *keys.Key, now time.Time) time.Time {
 	return since
 }
 
-// switchedAt returns when v became active, as it was recorded or planned.
+// switchedAt returns when v became active, as it was recorded or planned. A
+// gateway whose clock is a little behind records it a little early.
 func switchedAt(v *keys.Version) time.Time {
-	if !v.ActivatedAt.IsZero() && v.ActivatedAt.Before(v.ActivateAt) {
+	if !v.ActivatedAt.IsZero() && v.ActivatedAt.Before(v.ActivateAt.Add(-tolerance)) {
 		return v.ActivatedAt
 	}
 	return v.ActivateAt

@@ -10,6 +10,8 @@ import (
 
 	"keyhole/audit"
 	"keyhole/keys"
+	"keyhole/rotation/internal/barrier"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -81,17 +83,19 @@ type Auditor interface {
 	Append(ctx context.Context, recs ...audit.Record) (first uint64, err error)
 }
 
-// Config is what an Engine needs. Every field but Propagation, Limits, Now and Log is required.
+// Config is what an Engine needs. Every field is required that has no default
+// and does not say what its zero value means.
 type Config struct {
 	Store   Store
 	Token   Token
 	Audit   Auditor
 	Usage   Usage
-	Holder  string                          // who has this engine's leases: the keys.Node.Instance of this process
+	Holder  string                          // who has this engine's leases: the keys.Node.Instance of this process; default: one of its own
 	Keys    func() ([]*keys.Key, error)     // the local snapshot; not to be changed
 	Refresh func(ctx context.Context) error // brings committed changes into the local snapshot
 	// Propagation is how long every gateway needs to learn of a planned
-	// switch. 0 where there is only this one.
+	// switch, by the clock that is furthest ahead. 0 where there is only this
+	// one.
 	Propagation time.Duration
 	Limits      keys.Limits      // of policies; default keys.DefaultLimits()
 	Now         func() time.Time // default time.Now
@@ -111,16 +115,19 @@ type Engine struct {
 	limits      keys.Limits
 	now         func() time.Time
 	log         *slog.Logger
+	holder      string
 
-	reconciling reconciling // see reconcile.go
-	ends        ends        // see retire.go
+	leases      *lease.Keeper
+	barrier     barrier.Barrier // before destructions
+	reconciling reconciling     // see reconcile.go
+	ends        ends            // see retire.go
 
 	due   atomic.Int64 // keys that automatic work is due on
 	ticks ticks        // of schedules
 
 	mu       sync.Mutex
-	running  map[string]chan struct{} // by rotation id: what this process is working on; closed at the end
-	own      map[string]bool          // rotations that this process began, or took up at its start
+	unused   map[string]keys.ObjectID // by rotation id: the CKA_ID that this process chose and did not use yet
+	intents  map[string]uint64        // by rotation id: the seq of its intent in this node's log
 	pauses   map[string]pause         // by key: after automatic work that failed
 	seen     map[string]time.Time     // by rotation id: when an announcement was found to lie ahead
 	lost     map[string]time.Time     // by key: when every switch of it was found to lie ahead
@@ -131,8 +138,8 @@ type Engine struct {
 func New(c Config) *Engine {
 	e := &Engine{
 		store: c.Store, token: c.Token, audit: c.Audit, usage: c.Usage, keys: c.Keys, refresh: c.Refresh,
-		propagation: c.Propagation, limits: c.Limits, now: c.Now, log: c.Log,
-		running: map[string]chan struct{}{}, own: map[string]bool{}, lost: map[string]time.Time{}, seen: map[string]time.Time{}, pauses: map[string]pause{}, unmarked: map[string]bool{},
+		propagation: c.Propagation, limits: c.Limits, now: c.Now, log: c.Log, holder: c.Holder,
+		unused: map[string]keys.ObjectID{}, intents: map[string]uint64{}, lost: map[string]time.Time{}, seen: map[string]time.Time{}, pauses: map[string]pause{}, unmarked: map[string]bool{},
 	}
 	if e.limits == (keys.Limits{}) {
 		e.limits = keys.DefaultLimits()
@@ -143,6 +150,10 @@ func New(c Config) *Engine {
 	if e.log == nil {
 		e.log = slog.Default()
 	}
+	if e.holder == "" {
+		e.holder = keys.NewID(time.Now())
+	}
+	e.leases = lease.New(lease.Config{Store: c.Store, Holder: e.holder, Log: e.log})
 	return e
 }
 

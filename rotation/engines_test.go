@@ -61,7 +61,7 @@ func TestTwoEngines(t *testing.T) {
 }
 
 // TestAnotherProcessGenerates: what another process has begun is left to it,
-// until it has had more time than it can use.
+// until its lease has lapsed.
 func TestAnotherProcessGenerates(t *testing.T) {
 	t.Parallel()
 	k := newKit(t)
@@ -88,14 +88,14 @@ func TestAnotherProcessGenerates(t *testing.T) {
 	// A process that died in it is another matter.
 	m := &mortal{}
 	dying := k.engine(m.change)
-	m.arm(4) // the key, the commit, the rotation, the key
+	m.arm(5) // the key, the lease, the commit, the rotation, the key
 	if _, err := dying.Rotate(t.Context(), alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual}); err == nil {
 		t.Fatal("it did not die")
 	}
 	k.phase("payments", keys.PhaseReserved)
 	k.must(other.Tick(t.Context()))
 	k.phase("payments", keys.PhaseReserved)
-	k.pass(5 * time.Minute)
+	k.lapse()
 	k.must(other.Tick(t.Context()))
 	k.phase("payments", keys.PhaseCompleted)
 	k.consistent()

@@ -69,6 +69,20 @@ func (s hiccupStore) Commit(ctx context.Context, c store.Change) error {
 	return s.h.step("commit", keys.ErrStore, func() error { return s.Store.Commit(ctx, c) })
 }
 
+func (s hiccupStore) AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (held bool, err error) {
+	err = s.h.step("lease", keys.ErrStore, func() error { held, err = s.Store.AcquireLease(ctx, name, holder, ttl); return err })
+	return held && err == nil, err
+}
+
+func (s hiccupStore) ReleaseLease(ctx context.Context, name, holder string) error {
+	return s.h.step("release", keys.ErrStore, func() error { return s.Store.ReleaseLease(ctx, name, holder) })
+}
+
+func (s hiccupStore) Nodes(ctx context.Context) (all []keys.Node, revision uint64, err error) {
+	err = s.h.step("nodes", keys.ErrStore, func() error { all, revision, err = s.Store.Nodes(ctx); return err })
+	return all, revision, err
+}
+
 // read lets a call that only reads fail. It has nothing to do that could have
 // been done.
 func read[T any](h *hiccup, call func() (T, error)) (T, error) {
@@ -269,6 +283,7 @@ func TestUndoFails(t *testing.T) {
 		if err != nil || len(open) != 1 {
 			t.Fatalf("%v, %v", open, err)
 		}
+		k.lapse()
 		if err := k.Recover(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -84,12 +85,25 @@ func (k *kit) open(t tb, dir string, cleanup func(func())) {
 	k.reload()
 }
 
-// reload is a restart: everything in memory is read anew.
+// reload is a restart, some time after the process ended: everything in
+// memory is read anew.
 func (k *kit) reload() {
 	k.t.Helper()
+	k.lapse()
 	k.cache = store.NewCache(k.store, store.CacheConfig{Log: slog.New(slog.DiscardHandler)})
 	k.must(k.cache.Refresh(k.t.Context()))
 	k.Engine = k.engine(nil)
+}
+
+// lapse lets all leases lapse, as if what they last had passed for those who
+// have them.
+func (k *kit) lapse() {
+	k.t.Helper()
+	db, err := sql.Open("sqlite", "file:"+k.db+"?_pragma=busy_timeout(30000)")
+	k.must(err)
+	defer db.Close()
+	_, err = db.ExecContext(k.t.Context(), "UPDATE leases SET until = 0")
+	k.must(err)
 }
 
 // engine returns another engine over the same parts, as after a restart;
@@ -277,6 +291,15 @@ type mortalStore struct {
 
 func (s mortalStore) Commit(ctx context.Context, c store.Change) error {
 	return s.m.step(func() error { return s.Store.Commit(ctx, c) })
+}
+
+func (s mortalStore) AcquireLease(ctx context.Context, name, holder string, ttl time.Duration) (held bool, err error) {
+	err = s.m.step(func() error { held, err = s.Store.AcquireLease(ctx, name, holder, ttl); return err })
+	return held && err == nil, err
+}
+
+func (s mortalStore) ReleaseLease(ctx context.Context, name, holder string) error {
+	return s.m.step(func() error { return s.Store.ReleaseLease(ctx, name, holder) })
 }
 
 func (s mortalStore) Rotation(ctx context.Context, id string) (r *keys.Rotation, err error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"keyhole/keys"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -61,8 +62,6 @@ const (
 
 // reconciling is the engine's own state of reconciliation.
 type reconciling struct {
-	turn sync.Mutex // one at a time
-
 	mu   sync.Mutex
 	last time.Time // when the engine began one by itself
 }
@@ -102,10 +101,14 @@ type reconcileSpec struct {
 const reconcileTimeout = 10 * time.Minute
 
 func (e *Engine) reconcile(ctx context.Context, actor Actor, s reconcileSpec) (Report, error) {
-	if !e.reconciling.turn.TryLock() {
+	ctx, done, err := e.leases.Try(ctx, leaseReconcile)
+	if errors.Is(err, lease.ErrTaken) {
 		return Report{}, keys.Errorf(keys.ErrConflict, "tokens and store are being compared already; try again when that has ended")
 	}
-	defer e.reconciling.turn.Unlock()
+	if err != nil {
+		return Report{}, err
+	}
+	defer done()
 	if !s.use {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, reconcileTimeout)

@@ -8,6 +8,7 @@ import (
 
 	"keyhole/audit"
 	"keyhole/keys"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -27,23 +28,35 @@ const retireBudget = time.Second
 //
 // Each step is one durable write and is decided anew from the store. What
 // fails is logged and tried again after a pause, for each version by itself.
-// What is not done within the budget comes the next time.
+// What is not done within the budget comes the next time, here or on another
+// gateway: one does it at one time.
 func (e *Engine) retire(ctx context.Context, all []*keys.Key) {
 	sure := e.ends.clock.sure(e.now())
-	begin := time.Now()
+	var steps []endStep
 	for _, k := range all {
 		for _, s := range e.endSteps(k, sure) {
-			if ctx.Err() != nil || time.Since(begin) > retireBudget {
-				return
+			if e.mayTry(s.id) {
+				steps = append(steps, s)
 			}
-			if !e.mayTry(s.id) {
-				continue
-			}
-			err := s.do(ctx)
-			e.noteResult(s.id, err)
-			if err != nil {
-				e.log.ErrorContext(ctx, "a step towards the end of a version or key failed; trying again", "step", s.name, "id", s.id, "err", err)
-			}
+		}
+	}
+	if len(steps) == 0 {
+		return
+	}
+	ctx, done, err := e.leases.Try(ctx, leaseRetire)
+	if err != nil { // another gateway does it, or the store cannot be used
+		return
+	}
+	defer done()
+	begin := time.Now()
+	for _, s := range steps {
+		if ctx.Err() != nil || time.Since(begin) > retireBudget {
+			return
+		}
+		err := s.do(ctx)
+		e.noteResult(s.id, err)
+		if err != nil {
+			e.log.ErrorContext(ctx, "a step towards the end of a version or key failed; trying again", "step", s.name, "id", s.id, "err", err)
 		}
 	}
 }
@@ -54,7 +67,6 @@ type ends struct {
 
 	mu   sync.Mutex
 	told map[keys.VersionID]time.Time // that a version is kept because it is used
-	busy map[keys.VersionID]bool      // being destroyed or restored by this process
 }
 
 // endStep is what is due to be done to a version or a key.
@@ -85,7 +97,7 @@ func (e *Engine) endSteps(k *keys.Key, sure bool) (steps []endStep) {
 				steps = append(steps, endStep{"telling of a version in use", id.String(), func(ctx context.Context) error { return e.tellKept(ctx, k, id, last) }})
 			}
 		case keys.DestroyScheduled:
-			if sure && !now.Before(v.DestroyAt) {
+			if sure && destroyable(v, now) {
 				steps = append(steps, endStep{"destruction", id.String(), func(ctx context.Context) error { return e.destroyVersion(ctx, id) }})
 			}
 		}
@@ -180,6 +192,10 @@ func (e *Engine) tellKept(ctx context.Context, k *keys.Key, id keys.VersionID, l
 	return nil
 }
 
+// destroyable reports whether the moment of a destruction has come, by the
+// clock of every gateway: until then one may still restore the version.
+func destroyable(v *keys.Version, now time.Time) bool { return !now.Before(v.DestroyAt.Add(skew)) }
+
 // destroyVersion destroys the objects of a version whose time has come:
 // intent, destruction, proof of absence, outcome, and then the store. A crash
 // in between repeats all of it; the outcome may be recorded twice, but not
@@ -187,26 +203,38 @@ func (e *Engine) tellKept(ctx context.Context, k *keys.Key, id keys.VersionID, l
 func (e *Engine) destroyVersion(ctx context.Context, id keys.VersionID) error {
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	done, ok := e.beginEnding(id)
-	if !ok {
+	ctx, done, err := e.leases.Try(ctx, leaseOfEnd(id))
+	if errors.Is(err, lease.ErrTaken) {
 		return nil
 	}
-	defer done()
-	k, err := e.store.Key(ctx, id.Key)
-	if err != nil {
-		return ignoreNoLonger(err)
-	}
-	v, err := k.Version(id.Number)
 	if err != nil {
 		return err
 	}
-	if now := e.clock(); k.StateAt(v, now) != keys.DestroyScheduled || now.Before(v.DestroyAt) {
-		return nil
+	defer done()
+	k, v, err := e.condemned(ctx, id)
+	if err != nil || v == nil {
+		return ignoreNoLonger(err)
+	}
+	if known, err := e.allKnow(ctx, systemActor, leaseOfEnd(id)+v.DestroyAt.Format(time.RFC3339Nano)); err != nil || !known {
+		return err
+	}
+	// Whoever was about to restore the version, by a look at the key from
+	// before its moment came, finds that the key has changed.
+	if err := e.put(ctx, k, store.Change{Key: k.Clone()}, e.clock()); err != nil {
+		return err
+	}
+	if k, v, err = e.condemned(ctx, id); err != nil || v == nil {
+		return ignoreNoLonger(err)
 	}
 	rec := e.record(systemActor, "destroy-objects", k, id.Number)
 	rec.Details = map[string]string{"destroy_at": v.DestroyAt.Format(time.RFC3339), "token": k.Token, "label": k.Ref(v).Label, "cka_id": v.ObjectID.String()}
 	// Point of no return: from here on Restore is refused.
-	err = e.recorded(ctx, rec, func() error { return e.destroyObjects(ctx, k.Ref(v)) })
+	err = e.recorded(ctx, rec, func() error {
+		if err := stillOurs(ctx); err != nil {
+			return err
+		}
+		return e.destroyObjects(ctx, k.Ref(v))
+	})
 	if err != nil {
 		return err
 	}
@@ -214,6 +242,9 @@ func (e *Engine) destroyVersion(ctx context.Context, id keys.VersionID) error {
 		k, err := e.store.Key(ctx, id.Key)
 		if err != nil {
 			return struct{}{}, err
+		}
+		if v, err := k.Version(id.Number); err == nil && !v.DestroyedAt.IsZero() {
+			return struct{}{}, nil // another gateway was faster
 		}
 		now := e.clock()
 		c, err := k.Apply(id.Number, keys.EventDestroy, now, now)
@@ -226,6 +257,20 @@ func (e *Engine) destroyVersion(ctx context.Context, id keys.VersionID) error {
 		e.log.InfoContext(ctx, "version destroyed", "key", id.Key, "version", id.Number)
 	}
 	return err
+}
+
+// condemned returns a version if the store says that the moment of its
+// destruction has come; else no version.
+func (e *Engine) condemned(ctx context.Context, id keys.VersionID) (*keys.Key, *keys.Version, error) {
+	k, err := e.store.Key(ctx, id.Key)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := k.Version(id.Number)
+	if now := e.clock(); err != nil || k.StateAt(v, now) != keys.DestroyScheduled || !destroyable(v, now) {
+		return nil, nil, err
+	}
+	return k, v, nil
 }
 
 // destroyObjects destroys the objects of ref and looks that they are gone.

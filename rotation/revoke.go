@@ -15,12 +15,13 @@ const markTimeout = 10 * time.Second
 // Revoke declares a version compromised, at once and for good. That write
 // waits for nothing, least of all for the HSM. If the version was the active
 // one and another is ready, announced or scheduled, the same write makes that
-// one active; else a successor is generated and activated without
-// announcement. Should that fail the revocation stands all the same, and Run
-// goes on trying. If the version was that of a rotation before its switch,
-// the rotation is aborted and the active version stays. Last the token is
-// marked, so that no copy of the database brings the version back; a mark
-// that fails is made by Reconcile. Errors as Suspend.
+// one active. Then the token is marked: no copy of the database brings the
+// version back, and gateways that cannot reach the store learn of it. A mark
+// that fails is made by Reconcile. At last, if none was ready, a successor is
+// generated and activated without announcement. Should that fail the
+// revocation stands all the same, and Run goes on trying. If the version was
+// that of a rotation before its switch, the rotation is aborted and the active
+// version stays. Errors as Suspend.
 func (e *Engine) Revoke(ctx context.Context, actor Actor, name string, n uint32, note string) (*keys.Key, error) {
 	ctx, cancel := detach(ctx)
 	defer cancel()
@@ -30,11 +31,11 @@ func (e *Engine) Revoke(ctx context.Context, actor Actor, name string, n uint32,
 	if err != nil {
 		return nil, err
 	}
-	if err := e.replace(ctx, actor, name); err != nil {
-		e.log.ErrorContext(ctx, "no successor for a revoked version yet; trying again", "key", name, "version", n, "err", err)
-	}
 	if v, err := k.Version(n); err == nil {
 		e.mark(ctx, k, v)
+	}
+	if err := e.replace(ctx, actor, name); err != nil {
+		e.log.ErrorContext(ctx, "no successor for a revoked version yet; trying again", "key", name, "version", n, "err", err)
 	}
 	return e.store.Key(ctx, name)
 }
@@ -99,10 +100,7 @@ func (e *Engine) replaceOnce(ctx context.Context, actor Actor, name string) erro
 		return err
 	}
 	if r != nil {
-		if err := e.claimSoon(ctx, r.ID); err != nil {
-			return err
-		}
-		if _, err := e.advance(ctx, actor, r.ID); err != nil {
+		if err := e.advanceSoon(ctx, actor, r.ID); err != nil {
 			e.log.ErrorContext(ctx, "the rotation of a key with a revoked version has not ended yet", "rotation", r.ID, "err", err)
 		}
 	}

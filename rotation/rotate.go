@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"keyhole/keys"
+	"keyhole/rotation/internal/tries"
 	"keyhole/store"
 )
 
@@ -46,11 +47,13 @@ const maxAhead = 366 * 24 * time.Hour
 func (e *Engine) Rotate(ctx context.Context, actor Actor, name string, s RotateSpec) (*keys.Rotation, error) {
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	r, err := e.beginRotate(ctx, actor, name, s)
+	b, err := e.beginRotate(ctx, actor, name, s)
 	if err != nil {
 		return nil, err
 	}
-	if r, err = e.advance(ctx, actor, r.ID); err != nil {
+	defer b.done()
+	r, err := e.advance(b.ctx, actor, b.id)
+	if err != nil {
 		return nil, err
 	}
 	if r.Phase == keys.PhaseAborted {
@@ -59,8 +62,8 @@ func (e *Engine) Rotate(ctx context.Context, actor Actor, name string, s RotateS
 	return r, nil
 }
 
-func (e *Engine) beginRotate(ctx context.Context, actor Actor, name string, s RotateSpec) (*keys.Rotation, error) {
-	return retryConflict(func() (*keys.Rotation, error) {
+func (e *Engine) beginRotate(ctx context.Context, actor Actor, name string, s RotateSpec) (*begun, error) {
+	return retryConflict(func() (*begun, error) {
 		k, err := e.store.Key(ctx, name)
 		if err != nil {
 			return nil, err
@@ -84,10 +87,7 @@ func (e *Engine) beginRotate(ctx context.Context, actor Actor, name string, s Ro
 		if err != nil {
 			return nil, err
 		}
-		if err := e.begin(ctx, actor, k.Clone(), v, r); err != nil {
-			return nil, err
-		}
-		return r, nil
+		return e.begin(ctx, actor, k.Clone(), v, r)
 	})
 }
 
@@ -147,11 +147,18 @@ func (e *Engine) plan(k *keys.Key, s RotateSpec, now time.Time) (*keys.Rotation,
 	return r, nil
 }
 
+// begun is a rotation that was begun, and its lease.
+type begun struct {
+	id   string
+	ctx  context.Context // for what is done under the lease
+	done func()
+}
+
 // begin reserves the next number of k and a CKA_ID for v and opens the
 // rotation r, in one durable write. k is the caller's own copy.
-func (e *Engine) begin(ctx context.Context, actor Actor, k *keys.Key, v *keys.Version, r *keys.Rotation) error {
+func (e *Engine) begin(ctx context.Context, actor Actor, k *keys.Key, v *keys.Version, r *keys.Rotation) (*begun, error) {
 	now := e.clock()
-	v.Number, v.ObjectID, v.ReservedAt = 1, keys.NewObjectID(), now
+	v.Number, v.ObjectID, v.ReservedAt = 1, tries.First(), now
 	if last := k.Latest(); last != nil {
 		v.Number = last.Number + 1
 	}
@@ -163,14 +170,18 @@ func (e *Engine) begin(ctx context.Context, actor Actor, k *keys.Key, v *keys.Ve
 	k.Versions = append(k.Versions, v)
 	from := k.Epoch
 	k.Epoch++
-	// Claimed before it can be seen: the timer must not take it up.
-	e.adopt(r.ID)
-	if err := e.commit(ctx, store.Change{Key: k, FromEpoch: from, Rotation: r}); err != nil {
-		e.release(r.ID)
+	// The lease before it can be seen: no timer must take it up.
+	held, done, err := e.leases.Try(ctx, leaseOf(r.ID))
+	if err != nil {
+		return nil, err
+	}
+	e.keep(r.ID, v.ObjectID)
+	if err := e.commit(held, store.Change{Key: k, FromEpoch: from, Rotation: r}); err != nil {
+		done()
 		if !errors.Is(err, keys.ErrStore) && ctx.Err() == nil {
 			e.forget(r.ID) // refused: there is no such rotation
 		}
-		return err
+		return nil, err
 	}
-	return nil
+	return &begun{r.ID, held, done}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"keyhole/keys"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -16,7 +17,7 @@ const tick = time.Second
 
 // Recover takes up every rotation that a crash left open and takes it as far
 // as the moment permits, and makes the successors that revocations still
-// want. Call it once, before requests are served, with the snapshot loaded. A
+// want. What another gateway works on is left to it. Call it once, before requests are served, with the snapshot loaded. A
 // rotation that fails is logged and left for Run; the returned error says that
 // nothing could be looked at.
 func (e *Engine) Recover(ctx context.Context) error {
@@ -43,9 +44,6 @@ func (e *Engine) first(ctx context.Context, start bool) (open map[string]bool, e
 	open = make(map[string]bool, len(rotations))
 	for _, r := range rotations {
 		open[r.Key] = true
-		if start {
-			e.takeOver(r.ID)
-		}
 	}
 	for name, k := range byName {
 		if ctx.Err() == nil && !open[name] && successorWanted(k, e.clock()) && e.mayTry(name) {
@@ -56,7 +54,7 @@ func (e *Engine) first(ctx context.Context, start bool) (open map[string]bool, e
 		if ctx.Err() != nil {
 			return open, nil
 		}
-		if !e.ripe(r, byName[r.Key]) || !e.mayTry(r.Key) || !e.claim(r.ID) {
+		if e.waits(r, byName[r.Key], e.clock()) || !e.mayTry(r.Key) || !e.stirs(ctx, r) {
 			continue
 		}
 		began := time.Now()
@@ -68,15 +66,18 @@ func (e *Engine) first(ctx context.Context, start bool) (open map[string]bool, e
 	return open, nil
 }
 
-// ripe reports whether r has a step to take. k is its key as far as known
-// here, or nil. A rotation that another process began and has not generated
-// for yet is left to that process for as long as an act may take.
-func (e *Engine) ripe(r *keys.Rotation, k *keys.Key) bool {
-	now := e.clock()
-	if r.Phase == keys.PhaseReserved && !e.owns(r.ID) && now.Sub(r.StartedAt).Abs() < actTimeout {
-		return false
+// stirs reports whether r has a step to take, as far as that shows without
+// its lease.
+func (e *Engine) stirs(ctx context.Context, r *keys.Rotation) bool {
+	if undoing(r) || r.Phase != keys.PhaseAnnounced && r.Phase != keys.PhaseScheduled {
+		return true
 	}
-	return !e.waits(r, k, now)
+	k, err := e.store.Key(ctx, r.Key)
+	if err != nil {
+		return true // whoever takes it up will say so
+	}
+	t := e.turn(k, r, e.clock())
+	return e.forward(ctx, t) != nil || t.moved
 }
 
 func (e *Engine) byName() (map[string]*keys.Key, error) {
@@ -112,14 +113,21 @@ func (e *Engine) waits(r *keys.Rotation, k *keys.Key, now time.Time) bool {
 	return false
 }
 
-// takeUp goes on with a claimed rotation.
+// takeUp goes on with a rotation, unless somebody works on it.
 func (e *Engine) takeUp(ctx context.Context, r *keys.Rotation) {
 	ctx, cancel := detach(ctx)
 	defer cancel()
-	if r.Phase == keys.PhaseReserved || undoing(r) {
-		e.log.InfoContext(ctx, "taking up an interrupted rotation", "key", r.Key, "version", r.To, "phase", r.Phase, "rotation", r.ID)
+	held, done, err := e.leases.Try(ctx, leaseOf(r.ID))
+	if errors.Is(err, lease.ErrTaken) {
+		return
 	}
-	_, err := e.advance(ctx, systemActor, r.ID)
+	if err == nil {
+		defer done()
+		if r.Phase == keys.PhaseReserved {
+			e.log.InfoContext(ctx, "taking up an interrupted rotation", "key", r.Key, "version", r.To, "phase", r.Phase, "rotation", r.ID)
+		}
+		_, err = e.advance(held, systemActor, r.ID)
+	}
 	if r.Phase == keys.PhaseReserved || errors.Is(err, keys.ErrTampered) {
 		e.noteResult(r.Key, err)
 	} else {
@@ -191,6 +199,19 @@ func (e *Engine) rotateAllDue(ctx context.Context, all []*keys.Key, open map[str
 	}
 	e.due.Store(int64(len(due)))
 	due = slices.DeleteFunc(due, func(k *keys.Key) bool { return !e.mayTry(k.Name) })
+	if len(due) == 0 {
+		return
+	}
+	held, done, err := e.leases.Try(ctx, leaseDue)
+	if errors.Is(err, lease.ErrTaken) {
+		return // another gateway does it
+	}
+	if err != nil {
+		e.log.ErrorContext(ctx, "no automatic rotations: the store does not say who makes them", "err", err)
+		return
+	}
+	defer done()
+	ctx = held
 	if len(due) > 1 {
 		e.log.InfoContext(ctx, "keys are due for rotation", "keys", len(due))
 	}

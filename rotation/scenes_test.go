@@ -195,6 +195,7 @@ func (k *kit) policy(name string, p keys.Policy) {
 func (k *kit) settle(e *rotation.Engine) {
 	k.t.Helper()
 	for range 4 { // a failed attempt has its pause
+		k.lapse()
 		if err := k.cache.Refresh(k.t.Context()); err != nil {
 			k.t.Errorf("Refresh: %v", err)
 		}

@@ -12,13 +12,12 @@ import (
 )
 
 // advance takes a rotation from whatever state it is in as far as the moment
-// permits, and returns it. The caller has claimed it.
+// permits, and returns it. ctx is of the rotation's lease.
 func (e *Engine) advance(ctx context.Context, actor Actor, id string) (*keys.Rotation, error) {
-	defer e.release(id)
 	for {
 		r, err := e.store.Rotation(ctx, id)
 		if err != nil {
-			return nil, err
+			return nil, lostOr(ctx, err)
 		}
 		if r.Phase.Done() {
 			e.forget(id)
@@ -26,7 +25,7 @@ func (e *Engine) advance(ctx context.Context, actor Actor, id string) (*keys.Rot
 		}
 		moved, err := e.step(ctx, actor, r)
 		if err != nil {
-			return nil, err
+			return nil, lostOr(ctx, err)
 		}
 		if !moved {
 			return r, nil
@@ -34,12 +33,23 @@ func (e *Engine) advance(ctx context.Context, actor Actor, id string) (*keys.Rot
 	}
 }
 
+// advanceSoon is advance, after waiting for whoever works on the rotation.
+func (e *Engine) advanceSoon(ctx context.Context, actor Actor, id string) error {
+	held, done, err := e.leases.Wait(ctx, leaseOf(id))
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, err = e.advance(held, actor, id)
+	return err
+}
+
 // step looks at the rotation's state and takes one step. It reports whether
 // there was one to take.
 func (e *Engine) step(ctx context.Context, actor Actor, r *keys.Rotation) (moved bool, err error) {
 	switch {
 	case undoing(r):
-		return true, e.undo(ctx, actor, r, nil)
+		return e.undo(ctx, actor, r, nil)
 	case r.Phase == keys.PhaseReserved:
 		return true, e.generate(ctx, actor, r)
 	case r.Phase == keys.PhaseAnnounced, r.Phase == keys.PhaseScheduled:
@@ -48,58 +58,6 @@ func (e *Engine) step(ctx context.Context, actor Actor, r *keys.Rotation) (moved
 		return true, e.conclude(ctx, actor, r)
 	}
 	return false, fmt.Errorf("rotation %s: no step from phase %q: %w", r.ID, r.Phase, keys.ErrInternal)
-}
-
-// generate makes the version's objects and publishes the version; by a plan
-// that waits for nothing, the same write makes it the active one. Whatever
-// fails before undoes the rotation.
-func (e *Engine) generate(ctx context.Context, actor Actor, r *keys.Rotation) error {
-	k, err := e.store.Key(ctx, r.Key)
-	if err != nil {
-		return err
-	}
-	v, err := k.Version(r.To)
-	if err == nil && !v.CreatedAt.IsZero() {
-		// It may sign: its objects must not be touched.
-		err = fmt.Errorf("rotation %s: version %s is generated already: %w", r.ID, k.ID(v), keys.ErrInternal)
-	}
-	if err != nil {
-		return err
-	}
-	if _, err := e.audit.Append(ctx, e.rotationRecord(actor, r, k, v, audit.OutcomeIntent, nil)); err != nil {
-		return e.fail(ctx, actor, r, err)
-	}
-	made, err := e.makeObjects(ctx, k.Ref(v))
-	if err != nil {
-		return e.fail(ctx, actor, r, err)
-	}
-	_, err = e.change(ctx, r, func(t *turn) error {
-		v, err := t.key.Version(t.r.To)
-		if err != nil {
-			return err
-		}
-		if !t.key.DeleteAt.IsZero() {
-			t.giveUp(deletedMeanwhile, "")
-			return nil
-		}
-		v.PublicKey, v.Check = made.PublicKey, made.Check
-		v.NeverExtractable, v.AlwaysSensitive = made.NeverExtractable, made.AlwaysSensitive
-		v.CreatedAt, v.AnnouncedAt = t.now, t.now
-		t.r.Phase, t.r.AnnouncedAt, t.moved = keys.PhaseAnnounced, t.now, true
-		t.timed = t.r
-		t.tell(keys.NoticeAnnounced, v.Number, t.now)
-		return e.forward(ctx, t)
-	})
-	return err
-}
-
-// makeObjects generates what ref names. After a crash objects may be there,
-// unregistered and unchecked: they are made anew.
-func (e *Engine) makeObjects(ctx context.Context, ref keys.Ref) (keys.Generated, error) {
-	if err := e.token.Destroy(ctx, ref); err != nil {
-		return keys.Generated{}, err
-	}
-	return e.token.Generate(ctx, ref)
 }
 
 // move takes a rotation that waits a step further, if it need not wait any
@@ -186,12 +144,15 @@ func (e *Engine) conclude(ctx context.Context, actor Actor, r *keys.Rotation) er
 	return err
 }
 
-// fail decides that a rotation whose version could not be made is undone,
-// undoes it, and returns the reason, cause. What cannot be undone now,
-// Recover and the timer will.
-func (e *Engine) fail(ctx context.Context, actor Actor, r *keys.Rotation, cause error) error {
+// fail decides that a rotation whose version could not be made under a
+// CKA_ID is undone, undoes it, and returns the reason, cause. What cannot be
+// undone now, Recover and the timer will.
+func (e *Engine) fail(ctx context.Context, actor Actor, r *keys.Rotation, ref keys.Ref, cause error) error {
 	e.log.ErrorContext(ctx, "rotation failed; undoing it", "key", r.Key, "version", r.To, "rotation", r.ID, "err", cause)
 	_, err := e.change(ctx, r, func(t *turn) error {
+		if !t.making(ref) {
+			return errTakenOver
+		}
 		t.giveUp(publicText(cause), "")
 		return nil
 	})
@@ -199,7 +160,7 @@ func (e *Engine) fail(ctx context.Context, actor Actor, r *keys.Rotation, cause 
 		r, err = e.store.Rotation(ctx, r.ID)
 	}
 	if err == nil && undoing(r) {
-		err = e.undo(ctx, actor, r, cause)
+		_, err = e.undo(ctx, actor, r, cause)
 	}
 	if err != nil {
 		e.log.ErrorContext(ctx, "rotation not undone yet; it will be taken up again", "rotation", r.ID, "err", err)
@@ -208,25 +169,34 @@ func (e *Engine) fail(ctx context.Context, actor Actor, r *keys.Rotation, cause 
 }
 
 // undo destroys the version of a rotation that is to be undone, and closes
-// the rotation. cause is the error that it is undone for, if it has just
+// the rotation, unless a gateway may not know yet that the version must not be
+// used: false. cause is the error that it is undone for, if it has just
 // happened: a log that could not take the intent need not take the outcome.
-func (e *Engine) undo(ctx context.Context, actor Actor, r *keys.Rotation, cause error) error {
+func (e *Engine) undo(ctx context.Context, actor Actor, r *keys.Rotation, cause error) (moved bool, err error) {
 	k, err := e.store.Key(ctx, r.Key)
 	if err != nil {
-		return err
+		return false, err
 	}
 	v, err := k.Version(r.To)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !v.ActivatedAt.IsZero() {
-		return fmt.Errorf("rotation %s: version %s was active and cannot be undone: %w", r.ID, k.ID(v), keys.ErrInternal)
+		return false, fmt.Errorf("rotation %s: version %s was active and cannot be undone: %w", r.ID, k.ID(v), keys.ErrInternal)
 	}
 	// A version that was revoked stays, compromised, for whoever looks into
 	// it; it goes when its destruction is ordered.
 	if v.RevokedAt.IsZero() {
-		if err := e.token.Destroy(ctx, k.Ref(v)); err != nil {
-			return err
+		if !v.CreatedAt.IsZero() { // it was published
+			if known, err := e.allKnow(ctx, actor, leaseOf(r.ID)); err != nil || !known {
+				return false, err
+			}
+		}
+		if err := stillOurs(ctx); err != nil {
+			return false, err
+		}
+		if err := e.destroyTries(ctx, k.Ref(v)); err != nil {
+			return false, err
 		}
 	}
 	next := *r
@@ -236,7 +206,7 @@ func (e *Engine) undo(ctx context.Context, actor Actor, r *keys.Rotation, cause 
 	}
 	rec := e.rotationRecord(actor, &next, k, v, audit.OutcomeError, cause)
 	if _, err := e.audit.Append(ctx, rec); err != nil && !errors.Is(cause, keys.ErrAudit) {
-		return err
+		return false, err
 	}
 	_, err = retryConflict(func() (struct{}, error) {
 		k, err := e.store.Key(ctx, r.Key)
@@ -249,7 +219,7 @@ func (e *Engine) undo(ctx context.Context, actor Actor, r *keys.Rotation, cause 
 		}
 		return struct{}{}, e.close(ctx, k, &next)
 	})
-	return err
+	return true, err
 }
 
 // close is the write that ends a rotation which is undone.
