@@ -40,13 +40,15 @@ type TokenConfig struct {
 
 	Sessions       int           // most data-plane sessions (default 8); four more serve logins and management
 	SessionWait    time.Duration // longest wait for a session (default 5s)
+	QueueWait      time.Duration // an operation that would wait for longer is refused at once (default 500ms); bulk ones may wait for SessionWait
 	StuckAfter     time.Duration // a call that runs longer hangs (default 10s)
 	MaxStuck       int           // so many hanging calls, and the token is not ready (default half of Sessions)
 	CanaryInterval time.Duration // how often Run tries the token (default 10s)
 	GCMIV          string        // one of the GCMIV constants (default GCMIVCaller)
 }
 
-// queueLength is how many operations of one token may wait for a session.
+// queueLength is how many operations of one token may wait for a session, in
+// each lane.
 const queueLength = 1024
 
 func (c Config) withDefaults() (Config, error) {
@@ -91,6 +93,7 @@ func (t TokenConfig) withDefaults() (TokenConfig, error) {
 	}
 	t.Sessions = defaultTo(t.Sessions, 8)
 	t.SessionWait = defaultTo(t.SessionWait, 5*time.Second)
+	t.QueueWait = defaultTo(t.QueueWait, 500*time.Millisecond)
 	t.StuckAfter = defaultTo(t.StuckAfter, 10*time.Second)
 	t.CanaryInterval = defaultTo(t.CanaryInterval, 10*time.Second)
 	t.MaxStuck = defaultTo(t.MaxStuck, max(1, t.Sessions/2))
@@ -100,7 +103,7 @@ func (t TokenConfig) withDefaults() (TokenConfig, error) {
 	default:
 		return t, keys.Errorf(keys.ErrInvalid, "token %q: gcm_iv is %q; use %s, %s or %s", t.Name, t.GCMIV, GCMIVCaller, GCMIVHSMParam, GCMIVHSMAppended)
 	}
-	if t.Sessions < 1 || t.SessionWait < 0 || t.StuckAfter < 0 || t.CanaryInterval < 0 || t.MaxStuck < 1 {
+	if t.Sessions < 1 || t.SessionWait < 0 || t.QueueWait < 0 || t.StuckAfter < 0 || t.CanaryInterval < 0 || t.MaxStuck < 1 {
 		return t, keys.Errorf(keys.ErrInvalid, "token %q: a number of sessions or a duration is negative", t.Name)
 	}
 	return t, nil

@@ -18,6 +18,8 @@ type TokenHealth struct {
 	SessionsInUse int
 	SessionsMax   int
 	Stuck         int // calls that have run longer than StuckAfter
+	Queued        int // operations that wait for a session
+	QueuedBulk    int // and those in keys.LaneBulk
 	// Hung says that only a restart of the process helps: MaxStuck calls, or
 	// the canary or a management operation, hang in the module.
 	Hung bool
@@ -35,6 +37,7 @@ func (h *HSM) Health() []TokenHealth {
 func (t *token) health() TokenHealth {
 	th := TokenHealth{Name: t.Name, SessionsMax: t.Sessions}
 	th.SessionsInUse, th.Stuck = t.pool.Load(time.Now(), t.StuckAfter)
+	th.Queued, th.QueuedBulk = t.pool.Queued()
 	down := t.tok.Down()
 	trial, trouble := t.canary.State()
 	switch {

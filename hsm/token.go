@@ -86,19 +86,22 @@ func (t *token) do(ctx context.Context, op func(*module.Session) ([]byte, error)
 	if ctx.Err() != nil {
 		return nil, fault.Ended(ctx)
 	}
-	out, err := t.pool.Do(ctx, func(s *module.Session) ([]byte, error) {
+	out, err := t.pool.Do(ctx, keys.LaneOf(ctx), func(s *module.Session) ([]byte, error) {
 		out, err := t.breaker.Load().Execute(func() ([]byte, error) { return t.tok.Exec(s, op) })
 		if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 			err = fmt.Errorf("token %q: not tried after device errors: %w", t.Name, keys.ErrHSM)
 		}
 		return out, err
 	})
+	busy, isBusy := errors.AsType[*workers.Busy](err)
 	switch {
-	case errors.Is(err, workers.ErrBusy):
+	case isBusy:
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, fault.Ended(ctx)
 		}
-		return nil, keys.Errorf(keys.ErrOverloaded, "the HSM is busy; try again later")
+		overloaded := keys.Errorf(keys.ErrOverloaded, "the HSM is busy; try again later")
+		overloaded.RetryAfter = max(busy.For, time.Millisecond)
+		return nil, overloaded
 	case errors.Is(err, workers.ErrLeft):
 		return nil, fault.Ended(ctx)
 	case errors.Is(err, workers.ErrClosed):

@@ -3,6 +3,7 @@ package keys
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Sentinel errors. Each has one stable code and one HTTP status in
@@ -46,6 +47,8 @@ var (
 type Error struct {
 	Kind   error  // one of the sentinels above
 	Detail string // one sentence, no secrets
+	// RetryAfter is when trying again may help; 0: nobody knows.
+	RetryAfter time.Duration
 }
 
 // Errorf makes an *Error. The text goes to the caller: put no secrets and

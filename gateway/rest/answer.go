@@ -123,10 +123,14 @@ func (c *call) problem(err error) {
 	c.write(p.Status, api.ProblemType, b.Bytes())
 }
 
-// retryAfter is in seconds: what the limiter says, else the least.
+// retryAfter is in seconds, rounded up: what the limiter or the error says,
+// else the least.
 func retryAfter(err error) int {
+	var after time.Duration
 	if limited, ok := errors.AsType[*authz.RateLimited](err); ok {
-		return max(1, int((limited.RetryAfter+time.Second-1)/time.Second))
+		after = limited.RetryAfter
+	} else if detailed, ok := errors.AsType[*keys.Error](err); ok {
+		after = detailed.RetryAfter
 	}
-	return 1
+	return max(1, int((after+time.Second-1)/time.Second))
 }

@@ -12,6 +12,11 @@
 // thread wakes up (a token in software), it waits in the queue behind the
 // workers that are busy, too. Should it still wait after a while, because a
 // call takes long for once, it gets another worker all the same.
+//
+// The queue has two lanes. While both wait, four normal jobs are taken for
+// each bulk one. A job that would wait for longer than it may is refused at
+// once: from how long jobs take, how many wait and how many workers there are
+// follows when it would have its turn.
 package workers
 
 import (
@@ -20,14 +25,24 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"keyhole/keys"
 )
 
-// Errors of Do. ErrBusy means that the job was never run.
+// Errors of Do. ErrBusy means that the job was never run; it comes as a *Busy.
 var (
 	ErrBusy   = errors.New("all workers are busy")
 	ErrLeft   = errors.New("the caller left while its job was running")
 	ErrClosed = errors.New("the pool is closed")
 )
+
+// Busy is ErrBusy with how long it will be until what waits now is done.
+type Busy struct{ For time.Duration }
+
+func (b *Busy) Error() string { return ErrBusy.Error() }
+
+// Unwrap returns ErrBusy.
+func (b *Busy) Unwrap() error { return ErrBusy }
 
 const (
 	wakeup   = 200 * time.Microsecond // what it takes to get another worker going on a busy machine
@@ -36,10 +51,13 @@ const (
 
 // Config is what a Pool needs; every field is required.
 type Config[R any] struct {
-	Workers int           // at most so many at a time
-	Queue   int           // jobs that may wait
-	Wait    time.Duration // how long one may wait
-	Release func(*R)      // called by each worker at its end
+	Workers int // at most so many at a time
+	Queue   int // jobs that may wait in each lane
+	// Wait is how long a job may wait, and Expected how long a normal job may
+	// be expected to wait, beyond one job for each worker.
+	Wait     time.Duration
+	Expected time.Duration
+	Release  func(*R) // called by each worker at its end
 }
 
 // Pool runs jobs on workers that own an R each.
@@ -51,10 +69,8 @@ type Pool[R any] struct {
 	closed bool
 	all    []*worker[R]
 	idle   []*worker[R] // the last one became idle last
-	queue  []*job[R]    // a ring: length entries from head on
-	head   int
-	length int
-	usual  time.Duration // how long jobs run
+	queue  queue[R]
+	pace   pace
 	ended  sync.WaitGroup
 }
 
@@ -78,21 +94,25 @@ type job[R any] struct {
 	err   error
 	done  chan struct{} // capacity 1
 	timer *time.Timer
+
+	queued bool // guarded by the pool's mu
 }
 
 // New returns a Pool without workers.
 func New[R any](cfg Config[R]) *Pool[R] {
-	return &Pool[R]{cfg: cfg, queue: make([]*job[R], cfg.Queue), usual: wakeup}
+	return &Pool[R]{cfg: cfg, queue: newQueue[R](cfg.Queue), pace: pace{usual: wakeup}}
 }
 
-// Do runs f on a worker and returns what f returns. It returns ErrBusy when
-// the queue is full, or when no worker came free within the configured wait
-// or before ctx ended; ErrLeft when ctx ended while f was running: f then
-// still runs, so it must not use memory that the caller may change.
-func (p *Pool[R]) Do(ctx context.Context, f func(*R) ([]byte, error)) ([]byte, error) {
+// Do runs f on a worker and returns what f returns. It returns a *Busy at once
+// when the lane is full, or when the job would not have its turn within the
+// configured wait and before ctx's deadline; and later when that turns out to
+// be so. It returns ErrLeft when ctx ended while f was running: f then still
+// runs, so it must not use memory that the caller may change.
+func (p *Pool[R]) Do(ctx context.Context, lane keys.Lane, f func(*R) ([]byte, error)) ([]byte, error) {
 	j := p.newJob(f)
-	wait, err := p.submit(j)
+	wait, err := p.submit(ctx, lane, j)
 	if err != nil {
+		p.recycle(j)
 		return nil, err
 	}
 	var waited <-chan time.Time
@@ -117,17 +137,27 @@ func (p *Pool[R]) Do(ctx context.Context, f func(*R) ([]byte, error)) ([]byte, e
 				j.timer.Reset(rest)
 				continue
 			}
-			if j.state.CompareAndSwap(waiting, abandoned) {
-				return nil, ErrBusy
+			if err := p.leave(lane, j); err != nil {
+				return nil, err
 			}
 			waited = nil // it runs: now only the caller's deadline counts
 		case <-ctx.Done():
-			if j.state.CompareAndSwap(waiting, abandoned) {
-				return nil, ErrBusy
+			if err := p.leave(lane, j); err != nil {
+				return nil, err
 			}
 			return nil, ErrLeft
 		}
 	}
+}
+
+// leave takes j away from the workers. It returns nil if one runs it.
+func (p *Pool[R]) leave(lane keys.Lane, j *job[R]) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.queue.lanes[lane].leave(j) {
+		return nil
+	}
+	return &Busy{For: p.expected(time.Now(), lane)}
 }
 
 func (p *Pool[R]) newJob(f func(*R) ([]byte, error)) *job[R] {
@@ -151,42 +181,59 @@ func (p *Pool[R]) recycle(j *job[R]) {
 
 // submit gives j to a worker, or puts it into the queue. wait is then how
 // long it may stay there before something must happen, else 0.
-func (p *Pool[R]) submit(j *job[R]) (wait time.Duration, err error) {
+func (p *Pool[R]) submit(ctx context.Context, lane keys.Lane, j *job[R]) (wait time.Duration, err error) {
+	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return 0, ErrClosed
 	}
-	spare := p.spare()
-	full := p.length == len(p.queue)
-	if spare && (full || p.length >= p.soon()) {
-		p.engage(j)
-		return 0, nil
-	}
-	if full {
-		return 0, ErrBusy
-	}
-	p.queue[(p.head+p.length)%len(p.queue)] = j
-	p.length++
-	if spare {
+	if p.spare() {
+		if p.queue.length() >= p.soon() || !p.queue.put(lane, j) {
+			p.engage(now, j)
+			return 0, nil
+		}
 		return min(patience, p.cfg.Wait), nil
+	}
+	if expected := p.expected(now, lane); expected > p.bound(ctx, now, lane) || !p.queue.put(lane, j) {
+		return 0, &Busy{For: expected}
 	}
 	return p.cfg.Wait, nil
 }
 
+// expected is how long a job in a lane will wait. p.mu is held, here and
+// below.
+func (p *Pool[R]) expected(now time.Time, lane keys.Lane) time.Duration {
+	return p.pace.wait(now, p.queue.ahead(lane), len(p.all)-len(p.idle))
+}
+
+// bound is how long a job in a lane may be expected to wait. One job for each
+// worker may wait for long: else a slow token would do no more than one for
+// each of its callers at a time.
+func (p *Pool[R]) bound(ctx context.Context, now time.Time, lane keys.Lane) time.Duration {
+	bound := p.cfg.Wait
+	if lane == keys.LaneNormal && p.queue.ahead(lane) >= p.cfg.Workers {
+		bound = min(bound, p.cfg.Expected)
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		bound = min(bound, deadline.Sub(now)-p.pace.mean)
+	}
+	return bound
+}
+
 // spare reports whether there is a worker that is not busy, or could be.
-// p.mu is held, here and below.
 func (p *Pool[R]) spare() bool { return len(p.idle) > 0 || len(p.all) < p.cfg.Workers }
 
 // soon is how many jobs the busy workers get done while another one would
 // wake up.
 func (p *Pool[R]) soon() int {
 	busy := len(p.all) - len(p.idle)
-	return busy * int(wakeup/(p.usual+1))
+	return busy * int(wakeup/(p.pace.usual+1))
 }
 
 // engage gives j to a spare worker.
-func (p *Pool[R]) engage(j *job[R]) {
+func (p *Pool[R]) engage(now time.Time, j *job[R]) {
+	p.pace.moved = now
 	if n := len(p.idle); n > 0 {
 		w := p.idle[n-1]
 		p.idle = p.idle[:n-1]
@@ -203,17 +250,12 @@ func (p *Pool[R]) engage(j *job[R]) {
 func (p *Pool[R]) relieve() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.length > 0 && !p.closed && p.spare() {
-		p.engage(p.pop())
+	if p.closed || !p.spare() {
+		return
 	}
-}
-
-func (p *Pool[R]) pop() *job[R] {
-	j := p.queue[p.head]
-	p.queue[p.head] = nil
-	p.head = (p.head + 1) % len(p.queue)
-	p.length--
-	return j
+	if j := p.queue.take(); j != nil {
+		p.engage(time.Now(), j)
+	}
 }
 
 func (p *Pool[R]) work(w *worker[R]) {
@@ -221,34 +263,32 @@ func (p *Pool[R]) work(w *worker[R]) {
 	j := <-w.next
 	for j != nil {
 		var took time.Duration
+		var end time.Time
 		if j.state.CompareAndSwap(waiting, running) {
 			start := time.Now()
 			w.since.Store(start.UnixNano())
 			j.out, j.err = j.run(&w.resource)
 			w.since.Store(0)
-			took = time.Since(start)
+			end = time.Now()
+			took = end.Sub(start)
 			j.done <- struct{}{}
 		}
-		if j = p.take(w, took); j == nil {
+		if j = p.take(w, end, took); j == nil {
 			j = <-w.next
 		}
 	}
 }
 
-// take returns the next queued job, or nil after having made w idle. took is
-// how long w's last job ran; 0: it did not.
-func (p *Pool[R]) take(w *worker[R], took time.Duration) *job[R] {
+// take returns the next queued job, or nil after having made w idle. end is
+// when w's last job ended, having run for took; zero: it did not.
+func (p *Pool[R]) take(w *worker[R], end time.Time, took time.Duration) *job[R] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case took == 0:
-	case took < p.usual:
-		p.usual += (took - p.usual) / 4
-	default: // slower: on a busy machine jobs seem to take longer than they do
-		p.usual += (took - p.usual) / 64
+	if !end.IsZero() {
+		p.pace.note(end, took)
 	}
-	if p.length > 0 {
-		return p.pop()
+	if j := p.queue.take(); j != nil {
+		return j
 	}
 	if p.closed {
 		w.next <- nil
@@ -296,6 +336,13 @@ func (p *Pool[R]) Load(now time.Time, stuck time.Duration) (busy, over int) {
 		}
 	}
 	return busy, over
+}
+
+// Queued is how many jobs wait in each lane.
+func (p *Pool[R]) Queued() (normal, bulk int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.queue.lanes[keys.LaneNormal].alive(), p.queue.lanes[keys.LaneBulk].alive()
 }
 
 // Close takes no more jobs, and waits until the workers have done what was

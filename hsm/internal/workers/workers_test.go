@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"keyhole/keys"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -19,7 +21,7 @@ type resource struct{ id int64 }
 // newPool numbers its resources as they are first used.
 func newPool(t *testing.T, workers, queue int, wait time.Duration) *Pool[resource] {
 	t.Helper()
-	p := New(Config[resource]{Workers: workers, Queue: queue, Wait: wait, Release: func(*resource) {}})
+	p := New(Config[resource]{Workers: workers, Queue: queue, Wait: wait, Expected: wait, Release: func(*resource) {}})
 	t.Cleanup(func() {
 		if err := p.Close(context.Background()); err != nil {
 			t.Error(err)
@@ -36,7 +38,7 @@ func hold(t *testing.T, p *Pool[resource], n int) (release func()) {
 	in.Add(n)
 	for range n {
 		out.Go(func() {
-			if _, err := p.Do(context.Background(), func(*resource) ([]byte, error) { in.Done(); <-stop; return nil, nil }); err != nil {
+			if _, err := p.Do(context.Background(), keys.LaneNormal, func(*resource) ([]byte, error) { in.Done(); <-stop; return nil, nil }); err != nil {
 				t.Error(err)
 			}
 		})
@@ -52,7 +54,7 @@ func TestResults(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 200 {
 		wg.Go(func() {
-			out, err := p.Do(t.Context(), func(*resource) ([]byte, error) {
+			out, err := p.Do(t.Context(), keys.LaneNormal, func(*resource) ([]byte, error) {
 				if i%3 == 0 {
 					return nil, boom
 				}
@@ -83,7 +85,7 @@ func TestOneOwnerAndFewResources(t *testing.T) {
 		return nil, nil
 	}
 	for range 100 { // one after the other
-		if _, err := p.Do(t.Context(), use); err != nil {
+		if _, err := p.Do(t.Context(), keys.LaneNormal, use); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -95,7 +97,7 @@ func TestOneOwnerAndFewResources(t *testing.T) {
 	for range 32 {
 		wg.Go(func() {
 			for range 50 {
-				if _, err := p.Do(t.Context(), use); err != nil {
+				if _, err := p.Do(t.Context(), keys.LaneNormal, use); err != nil {
 					t.Error(err)
 				}
 			}
@@ -116,18 +118,18 @@ func TestQueueIsBoundedAndWaitsNoLongerThanItMay(t *testing.T) {
 		begun := time.Now()
 		for range 2 {
 			wg.Go(func() {
-				if _, err := p.Do(context.Background(), never); !errors.Is(err, ErrBusy) || time.Since(begun) != time.Second {
+				if _, err := p.Do(context.Background(), keys.LaneNormal, never); !errors.Is(err, ErrBusy) || time.Since(begun) != time.Second {
 					t.Errorf("queued: %v after %v", err, time.Since(begun))
 				}
 			})
 		}
 		synctest.Wait()
-		if _, err := p.Do(context.Background(), never); !errors.Is(err, ErrBusy) || time.Since(begun) != 0 {
+		if _, err := p.Do(context.Background(), keys.LaneNormal, never); !errors.Is(err, ErrBusy) || time.Since(begun) != 0 {
 			t.Errorf("a full queue: %v after %v", err, time.Since(begun))
 		}
 		wg.Wait()
 		release()
-		if _, err := p.Do(context.Background(), func(*resource) ([]byte, error) { return nil, nil }); err != nil {
+		if _, err := p.Do(context.Background(), keys.LaneNormal, func(*resource) ([]byte, error) { return nil, nil }); err != nil {
 			t.Errorf("afterwards: %v", err)
 		}
 	})
@@ -149,7 +151,7 @@ func TestShortJobsDoNotWakeWorkers(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPool(t, 3, 8, time.Second)
 				for range 100 {
-					if _, err := p.Do(t.Context(), func(*resource) ([]byte, error) { time.Sleep(tt.usual); return nil, nil }); err != nil {
+					if _, err := p.Do(t.Context(), keys.LaneNormal, func(*resource) ([]byte, error) { time.Sleep(tt.usual); return nil, nil }); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -159,7 +161,7 @@ func TestShortJobsDoNotWakeWorkers(t *testing.T) {
 				var wg sync.WaitGroup
 				for _, want := range tt.waits {
 					wg.Go(func() {
-						_, err := p.Do(t.Context(), func(*resource) ([]byte, error) {
+						_, err := p.Do(t.Context(), keys.LaneNormal, func(*resource) ([]byte, error) {
 							if waited := time.Since(begun); waited != want {
 								t.Errorf("waited %v, want %v", waited, want)
 							}
@@ -185,13 +187,13 @@ func TestCallersLeave(t *testing.T) {
 		stop := make(chan struct{})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, err := p.Do(ctx, func(*resource) ([]byte, error) { <-stop; return nil, nil })
+		_, err := p.Do(ctx, keys.LaneNormal, func(*resource) ([]byte, error) { <-stop; return nil, nil })
 		if !errors.Is(err, ErrLeft) {
 			t.Errorf("while it ran: %v", err)
 		}
 		ctx2, cancel2 := context.WithTimeout(context.Background(), time.Second)
 		defer cancel2()
-		if _, err := p.Do(ctx2, func(*resource) ([]byte, error) { t.Error("it ran"); return nil, nil }); !errors.Is(err, ErrBusy) {
+		if _, err := p.Do(ctx2, keys.LaneNormal, func(*resource) ([]byte, error) { t.Error("it ran"); return nil, nil }); !errors.Is(err, ErrBusy) {
 			t.Errorf("while it waited: %v", err)
 		}
 		if busy, over := p.Load(time.Now(), 500*time.Millisecond); busy != 1 || over != 1 {
@@ -205,7 +207,7 @@ func TestCallersLeave(t *testing.T) {
 		if err := p.Close(closing); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("closing over a job that hangs: %v", err)
 		}
-		if _, err := p.Do(context.Background(), func(*resource) ([]byte, error) { return nil, nil }); !errors.Is(err, ErrClosed) {
+		if _, err := p.Do(context.Background(), keys.LaneNormal, func(*resource) ([]byte, error) { return nil, nil }); !errors.Is(err, ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}
 		close(stop)
@@ -236,12 +238,12 @@ func TestEachIdle(t *testing.T) {
 func TestCloseFinishesAndReleases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var released atomic.Int64
-		p := New(Config[resource]{Workers: 2, Queue: 8, Wait: time.Hour, Release: func(*resource) { released.Add(1) }})
+		p := New(Config[resource]{Workers: 2, Queue: 8, Wait: time.Hour, Expected: time.Hour, Release: func(*resource) { released.Add(1) }})
 		var done atomic.Int64
 		var wg sync.WaitGroup
 		for range 6 {
 			wg.Go(func() {
-				if _, err := p.Do(context.Background(), func(*resource) ([]byte, error) {
+				if _, err := p.Do(context.Background(), keys.LaneNormal, func(*resource) ([]byte, error) {
 					time.Sleep(time.Second)
 					done.Add(1)
 					return nil, nil
