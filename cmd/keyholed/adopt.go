@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"keyhole/audit"
+	"keyhole/cmd/keyholed/internal/core"
 	"keyhole/cmd/keyholed/internal/exit"
-	"keyhole/cmd/keyholed/internal/server"
 	"keyhole/keys"
 	"keyhole/rotation"
 )
@@ -78,7 +78,7 @@ func (a *app) adopt(ctx context.Context, f adoptFlags) (err error) {
 		a.warn("keyholed: the audit log does not tell everything: %v\n", err)
 	}
 	spec.Recorded, spec.Highest = told.algorithm, told.highest
-	k, err := a.openOffline(ctx, cfg, server.CoreOptions{Log: a.commandLog(f.verbose), NewSeal: true, Rehearse: f.dryRun})
+	k, err := a.openOffline(ctx, cfg, core.Options{Log: a.commandLog(f.verbose), NewSeal: true, Rehearse: f.dryRun})
 	if err != nil {
 		return err
 	}

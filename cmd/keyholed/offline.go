@@ -13,15 +13,15 @@ import (
 
 	"keyhole/audit"
 	"keyhole/cmd/keyholed/internal/config"
+	"keyhole/cmd/keyholed/internal/core"
 	"keyhole/cmd/keyholed/internal/exit"
-	"keyhole/cmd/keyholed/internal/server"
 	"keyhole/keys"
 	"keyhole/rotation"
 )
 
 // offline is what the commands for a stopped gateway work with.
 type offline struct {
-	*server.Core
+	*core.Core
 	config *config.Config
 	engine *rotation.Engine
 	audit  rotation.Auditor
@@ -32,7 +32,7 @@ type offline struct {
 
 // openOffline opens HSM, store and audit log in the place of the gateway,
 // which must not run. In a rehearsal nothing that is done lasts.
-func (a *app) openOffline(ctx context.Context, cfg *config.Config, o server.CoreOptions) (_ *offline, err error) {
+func (a *app) openOffline(ctx context.Context, cfg *config.Config, o core.Options) (_ *offline, err error) {
 	k := &offline{config: cfg, audit: silent{}, actor: operator()}
 	defer func() {
 		if err != nil {
@@ -40,23 +40,21 @@ func (a *app) openOffline(ctx context.Context, cfg *config.Config, o server.Core
 		}
 	}()
 	if !o.Rehearse {
-		if k.log, err = server.OpenAudit(cfg, o.Log, nil); err != nil {
+		if k.log, err = core.OpenAudit(cfg, o.Log, nil); err != nil {
 			return nil, stopFirst(err)
 		}
 		k.audit = k.log
 	}
-	if k.Core, err = server.OpenCore(ctx, cfg, o); err != nil {
+	if k.Core, err = core.Open(ctx, cfg, o); err != nil {
 		return nil, stopFirst(err)
 	}
-	k.engine = rotation.New(rotation.Config{
-		Store: k.Store, Token: k.Token, Audit: k.audit, Keys: k.Cache.Keys, Refresh: k.Cache.Refresh, Log: o.Log,
-	})
+	k.engine = core.NewEngine(k.Core, k.audit, nil)
 	return k, nil
 }
 
 // stopFirst says what to do about a gateway that runs.
 func stopFirst(err error) error {
-	if errors.Is(err, audit.ErrInUse) || errors.Is(err, server.ErrStoreInUse) {
+	if errors.Is(err, audit.ErrInUse) || errors.Is(err, core.ErrStoreInUse) {
 		return exit.With(exit.Status(err), "stop the gateway first; a running one compares tokens and database by itself each hour, and when asked to (POST /v1/admin/reconcile)", err)
 	}
 	return err

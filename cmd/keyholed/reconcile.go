@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"keyhole/audit"
+	"keyhole/cmd/keyholed/internal/core"
 	"keyhole/cmd/keyholed/internal/exit"
-	"keyhole/cmd/keyholed/internal/server"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 	"keyhole/rotation"
@@ -65,7 +65,7 @@ func (a *app) reconcile(ctx context.Context, f reconcileFlags) (err error) {
 	if err := needsDatabase(cfg); err != nil {
 		return err
 	}
-	k, err := a.openOffline(ctx, cfg, server.CoreOptions{Log: a.commandLog(f.verbose), Rehearse: f.dryRun})
+	k, err := a.openOffline(ctx, cfg, core.Options{Log: a.commandLog(f.verbose), Rehearse: f.dryRun})
 	if err != nil {
 		return err
 	}

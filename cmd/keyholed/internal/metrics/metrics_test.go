@@ -15,6 +15,7 @@ import (
 
 	"keyhole/authz"
 	"keyhole/keys"
+	"keyhole/store"
 	"keyhole/usage"
 )
 
@@ -176,6 +177,44 @@ func TestState(t *testing.T) {
 	}
 }
 
+func TestStore(t *testing.T) {
+	t.Parallel()
+	s := New("v1", "abc")
+	silent := false
+	s.WatchStore(StoreState{
+		Self: "3",
+		Health: func() store.Health {
+			if silent {
+				return store.Health{Mode: store.ModeWitness, Revision: 9, Marked: 2}
+			}
+			return store.Health{Mode: store.ModeStore, Revision: 9}
+		},
+		Nodes: func(context.Context) ([]keys.Node, uint64, error) {
+			if silent {
+				return nil, 0, keys.ErrStore
+			}
+			return []keys.Node{
+				{Instance: "1", Name: "a", Revision: 2, Live: true}, // killed a moment ago
+				{Instance: "2", Name: "a", Revision: 7, Live: true},
+				{Instance: "3", Name: "b", Revision: 8, Live: true}, // this one, as of its last heartbeat
+				{Instance: "4", Name: "c", Revision: 1},
+			}, 10, nil
+		},
+	})
+	text := page(t, s)
+	expect(t, text, `keyhole_store_mode{mode="store"} 1`, `keyhole_store_mode{mode="witness"} 0`, `keyhole_store_mode{mode="stale"} 0`, `keyhole_versions_marked 0`,
+		`keyhole_nodes_live 3`, `keyhole_node_behind_revisions{node="a"} 3`, `keyhole_node_behind_revisions{node="b"} 1`)
+	if strings.Contains(text, `node="c"`) {
+		t.Error("a gateway that is gone is shown")
+	}
+	silent = true
+	text = page(t, s)
+	expect(t, text, `keyhole_store_mode{mode="store"} 0`, `keyhole_store_mode{mode="witness"} 1`, `keyhole_versions_marked 2`)
+	if strings.Contains(text, "\nkeyhole_nodes_live ") {
+		t.Error("gateways are counted that nobody can see")
+	}
+}
+
 // Names and help follow the rules of Prometheus, and docs/operations.md has
 // them all.
 func TestNames(t *testing.T) {
@@ -193,6 +232,10 @@ func TestNames(t *testing.T) {
 		Tokens: func() []TokenStats { return []TokenStats{{Name: "t"}} }, SnapshotAge: func() time.Duration { return 0 },
 		Keys: func() ([]*keys.Key, error) { return nil, nil }, Damaged: func() []string { return nil }, Due: func() int { return 0 },
 		Rotations: func() ([]*keys.Rotation, error) { return nil, nil }, Webhooks: func() []WebhookStats { return []WebhookStats{{Name: "w"}} },
+	})
+	s.WatchStore(StoreState{
+		Health: func() store.Health { return store.Health{} },
+		Nodes:  func(context.Context) ([]keys.Node, uint64, error) { return []keys.Node{{Name: "n", Live: true}}, 1, nil },
 	})
 	s.Webhook("w", "delivered")
 	all, err := s.registry.Gather()

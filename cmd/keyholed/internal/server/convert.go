@@ -2,26 +2,12 @@ package server
 
 import (
 	"log/slog"
-	"time"
 
 	"keyhole/authz"
 	"keyhole/cmd/keyholed/internal/config"
 	"keyhole/gateway"
-	"keyhole/hsm"
 	"keyhole/keys"
 )
-
-func hsmConfig(c *config.Config, log *slog.Logger, observe func(function, token, result string, d time.Duration)) hsm.Config {
-	h := hsm.Config{Log: log, Observe: observe}
-	for i := range c.Tokens {
-		t := &c.Tokens[i]
-		h.Tokens = append(h.Tokens, hsm.TokenConfig{
-			Name: t.Name, Module: t.Module, Label: t.Label, Serial: t.Serial, PIN: t.PIN, Sessions: t.Sessions,
-			SessionWait: t.SessionWait, StuckAfter: t.StuckAfter, MaxStuck: t.MaxStuck, CanaryInterval: t.CanaryInterval, GCMIV: t.GCMIV,
-		})
-	}
-	return h
-}
 
 func limits(c *config.Config) authz.LimiterConfig {
 	l := c.Limits

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,9 @@ const (
 type listeners struct {
 	api, ops       net.Listener
 	apiSrv, opsSrv *http.Server
+	closing        atomic.Bool   // every answer asks to close its connection
+	conns          atomic.Int64  // to the API that are open
+	ended          chan struct{} // gets a value when one has closed
 }
 
 // listen opens both, or none.
@@ -39,7 +43,7 @@ func listen(ctx context.Context, c *config.Config) (*listeners, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &listeners{api: api}
+	l := &listeners{api: api, ended: make(chan struct{}, 1)}
 	if c.Ops.Listen == "" {
 		return l, nil
 	}
@@ -66,7 +70,8 @@ func open(ctx context.Context, key, addr string) (net.Listener, error) {
 
 // handle makes the servers.
 func (l *listeners) handle(files *tlsfiles.Files, api, ops http.Handler, log *slog.Logger) {
-	l.apiSrv = rest.NewServer(api, files.ServerConfig(), log)
+	l.apiSrv = rest.NewServer(l.hangUp(api), files.ServerConfig(), log)
+	l.apiSrv.ConnState = l.count
 	// A peer that died silently is noticed, and its requests are given up.
 	l.apiSrv.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	l.opsSrv = &http.Server{
@@ -124,11 +129,42 @@ func reachable(addr net.Addr) string {
 	return net.JoinHostPort(host, fmt.Sprint(a.Port()))
 }
 
+// hangUp hands requests on to next. While closing, the answers ask for the end
+// of their connection: Connection: close, of which net/http makes a GOAWAY on
+// HTTP/2.
+func (l *listeners) hangUp(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l.closing.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// count keeps how many connections there are.
+func (l *listeners) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		l.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		l.conns.Add(-1)
+		select {
+		case l.ended <- struct{}{}:
+		default:
+		}
+	case http.StateActive, http.StateIdle:
+	}
+}
+
 // shutdown lets requests under way end within grace; what has not ended then
-// is cut off. The operations listener goes last.
-func (l *listeners) shutdown(grace time.Duration, log *slog.Logger) {
+// is cut off. Before the listener closes, and with it connections that are
+// idle, those in use have up to patience to be told: a request that is sent
+// on a connection as it closes is lost. The operations listener goes last.
+func (l *listeners) shutdown(patience, grace time.Duration, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	l.closing.Store(true)
+	l.quiet(ctx, min(patience, grace/2))
 	if err := l.apiSrv.Shutdown(ctx); err != nil {
 		log.Warn("requests were cut off at the end of the grace", "err", errors.Join(err, l.apiSrv.Close()))
 	}
@@ -139,5 +175,18 @@ func (l *listeners) shutdown(grace time.Duration, log *slog.Logger) {
 	defer cancelLast()
 	if err := l.opsSrv.Shutdown(last); err != nil {
 		log.Debug("the operations listener was cut off", "err", errors.Join(err, l.opsSrv.Close()))
+	}
+}
+
+// quiet waits until no connection is open, or patience is at its end.
+func (l *listeners) quiet(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for l.conns.Load() > 0 {
+		select {
+		case <-l.ended:
+		case <-ctx.Done():
+			return
+		}
 	}
 }

@@ -19,6 +19,8 @@ import (
 
 // parts is what readiness looks at.
 type parts struct {
+	shared   bool   // others have the store too
+	self     string // the instance of this gateway
 	token    *hsm.HSM
 	store    store.Store
 	audit    *audit.Log
@@ -37,10 +39,11 @@ func (p *parts) ready(ctx context.Context) []rest.Check {
 	for _, h := range p.token.Health() {
 		all = append(all, rest.Check{Name: "hsm:" + h.Name, OK: h.Ready, Detail: h.Detail})
 	}
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
 	_, stale := p.cache.Snapshot()
-	all = append(all, check("store", p.store.Ping(ctx)), check("audit", p.audit.Health()), check("snapshot", stale))
+	all = append(all, p.storeCheck(ctx, stale == nil), check("audit", p.audit.Health()), check("snapshot", stale))
+	if p.shared {
+		all = append(all, p.nodesCheck(ctx))
+	}
 	if damaged := p.cache.Damaged(); len(damaged) > 0 { // the other keys serve on
 		all = append(all, rest.Check{Name: "keys", OK: true, Detail: damagedText(damaged)})
 	}
@@ -55,6 +58,66 @@ func (p *parts) ready(ctx context.Context) []rest.Check {
 		all = append(all, rest.Check{Name: "gateway", Detail: "stopping"})
 	}
 	return all
+}
+
+// storeCheck is good while keys may be used: that the store is away refuses
+// changes only, and taking every gateway out of a balancer would make an
+// outage of it.
+func (p *parts) storeCheck(ctx context.Context, usable bool) rest.Check {
+	c := rest.Check{Name: "store", OK: true}
+	h := p.cache.Health()
+	switch {
+	case h.Mode == store.ModeStore && p.shared: // a probe must not wait for the network
+		return c
+	case h.Mode == store.ModeStore:
+		ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+		defer cancel()
+		err := p.store.Ping(ctx)
+		if err == nil {
+			return c
+		}
+		c.Detail = fmt.Sprintf("degraded: keys are used, and changes are refused: %v", err)
+	case h.Mode == store.ModeWitness:
+		c.Detail = fmt.Sprintf("degraded: silent for %s; keys are used while the tokens tell what is revoked, and changes are refused", h.StoreAge.Round(time.Second))
+	default:
+		c.Detail = fmt.Sprintf("degraded: silent for %s; keys are used until they are too old, and changes are refused", h.StoreAge.Round(time.Second))
+	}
+	if !usable {
+		c.OK, c.Detail = false, fmt.Sprintf("silent for %s", h.StoreAge.Round(time.Second))
+	}
+	return c
+}
+
+// nodesCheck shows the gateways; it fails no probe.
+func (p *parts) nodesCheck(ctx context.Context) rest.Check {
+	c := rest.Check{Name: "nodes", OK: true}
+	all, revision, err := p.nodes(ctx)
+	if err != nil {
+		c.Detail = "the store does not tell"
+		return c
+	}
+	live := 0
+	for _, n := range all {
+		if n.Live {
+			live++
+		}
+	}
+	own := p.cache.Health().Revision
+	c.Detail = fmt.Sprintf("%d live; this one is %d revisions behind", live, revision-min(own, revision))
+	return c
+}
+
+// nodesTimeout bounds how long a probe waits to show what it does not depend on.
+const nodesTimeout = 500 * time.Millisecond
+
+// nodes returns the gateways that share the store, unless it is silent.
+func (p *parts) nodes(ctx context.Context) ([]keys.Node, uint64, error) {
+	if p.cache.Health().Mode != store.ModeStore {
+		return nil, 0, keys.Errorf(keys.ErrStore, "the store is silent")
+	}
+	ctx, cancel := context.WithTimeout(ctx, nodesTimeout)
+	defer cancel()
+	return p.store.Nodes(ctx)
 }
 
 // damagedText names the first few.

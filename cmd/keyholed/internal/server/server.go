@@ -4,6 +4,12 @@
 // What is opened first is closed last. The audit log is opened before all
 // else and closed after all else, so that everything in between can be
 // recorded; the listeners open when everything works, and stop first.
+//
+// The end, in order: /readyz says 503 while requests go on, for balancers to
+// notice; event streams end and every answer asks to close its connection;
+// the listeners close, and what is under way has a grace; then the loops end,
+// which gives leases up, what was counted is written, and the others are told
+// that this gateway uses no key any more.
 package server
 
 import (
@@ -20,6 +26,7 @@ import (
 	"keyhole/audit"
 	"keyhole/authz"
 	"keyhole/cmd/keyholed/internal/config"
+	"keyhole/cmd/keyholed/internal/core"
 	"keyhole/cmd/keyholed/internal/exit"
 	"keyhole/cmd/keyholed/internal/material"
 	"keyhole/cmd/keyholed/internal/metrics"
@@ -29,6 +36,7 @@ import (
 	"keyhole/gateway"
 	"keyhole/gateway/rest"
 	"keyhole/keys"
+	"keyhole/store"
 	"keyhole/usage"
 	"keyhole/webhook"
 )
@@ -71,15 +79,15 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		}
 	}
 
-	auditLog, err := OpenAudit(c, o.Log, m.AuditCommit)
+	auditLog, err := core.OpenAudit(c, o.Log, m.AuditCommit)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, auditError(auditLog.Close())) }()
+	defer func() { err = errors.Join(err, core.AuditError(auditLog.Close())) }()
 	began := files.Hashes()
 	began["version"], began["revision"], began["config"] = o.Version, o.Revision, c.Hash
 	if err := record(ctx, auditLog, "start", began); err != nil {
-		return auditError(err)
+		return core.AuditError(err)
 	}
 	recordStop := sync.OnceFunc(func() {
 		if rerr := record(context.WithoutCancel(ctx), auditLog, "stop", nil); rerr != nil {
@@ -89,15 +97,15 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	defer recordStop()
 	warn(c, o.Log)
 
-	core, err := OpenCore(ctx, c, CoreOptions{Log: o.Log, Observe: m.HSMCall})
+	k, err := core.Open(ctx, c, core.Options{Log: o.Log, Version: o.Version, Observe: m.HSMCall, Serve: true})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, core.Close()) }()
-	db, cache, token := core.Store, core.Cache, core.Token
+	defer func() { err = errors.Join(err, k.Close()) }()
+	db, cache, token := k.Store, k.Cache, k.Token
 	meter := usage.New(usage.Config{Store: m.UsageStore(db), Node: c.Node, Log: o.Log})
 	if err := meter.Load(ctx); err != nil {
-		return storeError(err)
+		return core.StoreError(err)
 	}
 	hooks, err := webhook.New(webhook.Config{
 		Hooks: material.Webhooks(c), Store: db, Changed: cache.Changed, Observe: m.Webhook, Log: o.Log,
@@ -107,25 +115,25 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return exit.With(exit.Config, "", err)
 	}
 	if err := hooks.Load(ctx); err != nil {
-		return storeError(err)
+		return core.StoreError(err)
 	}
 
-	engine := NewEngine(c, core, auditLog, meter, o.Log)
+	engine := core.NewEngine(k, auditLog, meter)
 	if err := engine.ReconcileAtStart(ctx); err != nil { // before anything uses a version that may be compromised
-		return engineError(err)
+		return core.EngineError(err)
 	}
 	if err := engine.Recover(ctx); err != nil {
-		return storeError(err)
+		return core.StoreError(err)
 	}
 
 	if err := engine.EnsureAuditKey(ctx); err != nil {
-		return engineError(err)
+		return core.EngineError(err)
 	}
-	vouching := voucher(c, auditLog, core, m, o.Log)
+	vouching := voucher(c, auditLog, k, m, o.Log)
 	// A key that is out of use is brought back by requests, and a token that
 	// cannot sign now by its recovery; vouching.Run tells, and tries again.
 	if _, _, err := vouching.Checkpoint(ctx); errors.Is(err, vouch.ErrOtherKeys) || errors.Is(err, keys.ErrAudit) {
-		return auditError(fmt.Errorf("signing a checkpoint of the audit log: %w", err))
+		return core.AuditError(fmt.Errorf("signing a checkpoint of the audit log: %w", err))
 	}
 	exports, err := exporters(ctx, c, auditLog, m, o.Version, o.Log)
 	if err != nil {
@@ -140,13 +148,14 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		AuditLog: shown(c, auditLog, vouching),
 	})
 	if err := service.ResumeApprovals(ctx); err != nil { // what was approved and not done
-		return engineError(err)
+		return core.EngineError(err)
 	}
-	state := &parts{token: token, store: db, audit: auditLog, cache: cache, hooks: hooks, exports: exports}
+	state := &parts{shared: c.Store.Shared(), token: token, store: db, audit: auditLog, cache: cache, hooks: hooks, exports: exports, self: k.Node.Instance}
 	m.Watch(metrics.State{
 		Tokens: state.tokens, Keys: cache.Keys, SnapshotAge: cache.Age, Damaged: cache.Damaged, Due: engine.Due,
 		Rotations: state.rotations, Webhooks: state.webhooks,
 	})
+	m.WatchStore(metrics.StoreState{Health: cache.Health, Nodes: state.nodes, Self: k.Node.Instance})
 	m.WatchAudit(metrics.AuditState{
 		Size: auditLog.Size, Exports: exportStats(exports),
 		Vouched: func() int64 { _, c := auditLog.Vouched(); return c.Size },
@@ -176,9 +185,9 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoops()
 	loops, loopCtx := errgroup.WithContext(loopCtx)
-	loops.Go(func() error { return hsmError(token.Run(loopCtx)) })
-	loops.Go(func() error { return hsmError(watchStuck(loopCtx, c.Tokens, token.Health)) })
-	loops.Go(func() error { return storeError(cache.Run(loopCtx)) })
+	loops.Go(func() error { return core.HSMError(token.Run(loopCtx)) })
+	loops.Go(func() error { return core.HSMError(watchStuck(loopCtx, c.Tokens, token.Health)) })
+	loops.Go(func() error { return runCache(loopCtx, cache) })
 	loops.Go(func() error { return engine.Run(loopCtx) })
 	loops.Go(func() error { return files.Authenticator.Run(loopCtx) })
 	loops.Go(func() error { return reloader.Run(loopCtx) })
@@ -196,19 +205,24 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	stopMeter := background(ctx, meter.Run)
 
 	served := ls.serve(o.Log)
-	err = ls.announce(o)
-	if err == nil {
+	delay := time.Duration(0) // what has failed is not kept going
+	if err = ls.announce(o); err == nil {
 		select {
 		case <-ctx.Done():
-			o.Log.Info("stopping: no new requests; those under way have time to end", "grace", c.ShutdownGrace)
+			delay = c.ShutdownDelay
 		case <-loopCtx.Done():
 			o.Log.Error("stopping: a part of the gateway has failed")
 		case err = <-served:
 		}
 	}
 	state.stopping.Store(true)
+	if delay > 0 {
+		o.Log.Info("stopping: not ready any more; requests are taken until balancers have noticed", "delay", delay)
+		wait(loopCtx, delay)
+	}
+	o.Log.Info("stopping: no new requests; those under way have time to end", "grace", c.ShutdownGrace)
 	close(draining)
-	ls.shutdown(c.ShutdownGrace, o.Log)
+	ls.shutdown(delay, c.ShutdownGrace, o.Log)
 	stopLoops()
 	if lerr := loops.Wait(); lerr != nil && !errors.Is(lerr, context.Canceled) {
 		err = errors.Join(err, lerr)
@@ -232,6 +246,25 @@ func record(ctx context.Context, log *audit.Log, action string, details map[stri
 		Action: action, Principal: "system", AuthMethod: "system", Initiator: "system", Outcome: audit.OutcomeOK, Details: details,
 	})
 	return err
+}
+
+// runCache ends with an exit status, should another gateway have the name.
+func runCache(ctx context.Context, cache *store.Cache) error {
+	err := cache.Run(ctx)
+	if errors.Is(err, store.ErrNameTaken) {
+		return core.NameTaken(err)
+	}
+	return core.StoreError(err)
+}
+
+// wait returns after d, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
 
 // background runs a loop that goes on after ctx has ended, until stop, which

@@ -11,6 +11,7 @@ import (
 
 	"keyhole/audit"
 	"keyhole/cmd/keyholed/internal/config"
+	"keyhole/cmd/keyholed/internal/core"
 	"keyhole/cmd/keyholed/internal/exit"
 	"keyhole/hsm"
 	"keyhole/keys"
@@ -58,16 +59,16 @@ func TestStatuses(t *testing.T) {
 		want int
 		hint bool
 	}{
-		{"PIN", hsmError(wrapped(hsm.ErrPIN)), exit.PIN, true},
-		{"module", hsmError(wrapped(hsm.ErrNoModule)), exit.HSM, true},
-		{"token", hsmError(wrapped(hsm.ErrNoToken)), exit.HSM, true},
-		{"initialised", hsmError(wrapped(hsm.ErrNotInitialised)), exit.HSM, true},
-		{"device", hsmError(wrapped(keys.ErrHSM)), exit.HSM, false},
-		{"audit in use", auditError(wrapped(audit.ErrInUse)), exit.Audit, true},
-		{"audit", auditError(wrapped(keys.ErrAudit)), exit.Audit, true},
-		{"store", storeError(wrapped(keys.ErrStore)), exit.Store, false},
-		{"joined", errors.Join(errors.New("other"), storeError(keys.ErrStore)), exit.Store, false},
-		{"none", errors.Join(hsmError(nil), auditError(nil), storeError(nil)), exit.OK, false},
+		{"PIN", core.HSMError(wrapped(hsm.ErrPIN)), exit.PIN, true},
+		{"module", core.HSMError(wrapped(hsm.ErrNoModule)), exit.HSM, true},
+		{"token", core.HSMError(wrapped(hsm.ErrNoToken)), exit.HSM, true},
+		{"initialised", core.HSMError(wrapped(hsm.ErrNotInitialised)), exit.HSM, true},
+		{"device", core.HSMError(wrapped(keys.ErrHSM)), exit.HSM, false},
+		{"audit in use", core.AuditError(wrapped(audit.ErrInUse)), exit.Audit, true},
+		{"audit", core.AuditError(wrapped(keys.ErrAudit)), exit.Audit, true},
+		{"store", core.StoreError(wrapped(keys.ErrStore)), exit.Store, false},
+		{"joined", errors.Join(errors.New("other"), core.StoreError(keys.ErrStore)), exit.Store, false},
+		{"none", errors.Join(core.HSMError(nil), core.AuditError(nil), core.StoreError(nil)), exit.OK, false},
 		{"unknown", errors.New("other"), exit.Failure, false},
 	} {
 		if got := exit.Status(tt.err); got != tt.want || (exit.Hint(tt.err) != "") != tt.hint {

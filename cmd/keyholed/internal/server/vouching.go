@@ -20,26 +20,27 @@ import (
 	"keyhole/audit/export/syslog"
 	"keyhole/audit/lookup"
 	"keyhole/cmd/keyholed/internal/config"
+	"keyhole/cmd/keyholed/internal/core"
 	"keyhole/cmd/keyholed/internal/exit"
 	"keyhole/cmd/keyholed/internal/metrics"
 	"keyhole/cmd/keyholed/internal/vouch"
 	"keyhole/keys"
 )
 
-// voucher signs checkpoints of log with the audit key in core.
-func voucher(c *config.Config, log *audit.Log, core *Core, m *metrics.Set, out *slog.Logger) *vouch.Voucher {
+// voucher signs checkpoints of log with the audit key in k.
+func voucher(c *config.Config, log *audit.Log, k *core.Core, m *metrics.Set, out *slog.Logger) *vouch.Voucher {
 	return vouch.New(vouch.Config{
-		Log: log, Sign: core.Token.Sign, KeysFile: c.Audit.KeysFile, Interval: c.Audit.CheckpointEvery, Now: time.Now, Slog: out, Observe: m.Checkpoint,
+		Log: log, Sign: k.Token.Sign, KeysFile: c.Audit.KeysFile, Interval: c.Audit.CheckpointEvery, Now: time.Now, Slog: out, Observe: m.Checkpoint,
 		Key: func() (*keys.Key, error) {
-			snap, err := core.Cache.Snapshot()
+			snap, err := k.Cache.Snapshot()
 			if err != nil {
 				return nil, err
 			}
-			k, ok := snap.Key(keys.AuditKeyName)
-			if !ok || k.Damaged {
+			key, ok := snap.Key(keys.AuditKeyName)
+			if !ok || key.Damaged {
 				return nil, keys.Errorf(keys.ErrKeyNotFound, "the audit key %s is missing or was altered in the database; `keyholed adopt` makes its rows anew from the token", keys.AuditKeyName)
 			}
-			return k, nil
+			return key, nil
 		},
 	})
 }

@@ -1,4 +1,4 @@
-package server
+package core
 
 import (
 	"context"
@@ -19,12 +19,12 @@ import (
 // the store's lock. A database that is not there is not there in the copy.
 func rehearsal(path string) (copied, dir string, err error) {
 	if dir, err = os.MkdirTemp("", "keyhole-rehearsal-"); err != nil {
-		return "", "", storeError(fmt.Errorf("making a place for a copy of the database: %w", err))
+		return "", "", StoreError(fmt.Errorf("making a place for a copy of the database: %w", err))
 	}
 	copied = filepath.Join(dir, "keyhole.db")
 	for _, suffix := range []string{"", "-wal"} { // what was committed may be in the second one only
 		if err := copyFile(copied+suffix, path+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", "", errors.Join(storeError(fmt.Errorf("copying the database: %w", err)), os.RemoveAll(dir))
+			return "", "", errors.Join(StoreError(fmt.Errorf("copying the database: %w", err)), os.RemoveAll(dir))
 		}
 	}
 	return copied, dir, nil
@@ -49,7 +49,7 @@ func copyFile(to, from string) error {
 func rehearsedSeal(ctx context.Context, token *hsm.HSM, path string, create bool) ([]byte, error) {
 	key, err := token.StoreKey(ctx, false)
 	if !errors.Is(err, keys.ErrNotFound) {
-		return key, hsmError(err)
+		return key, HSMError(err)
 	}
 	if _, serr := os.Stat(path); serr == nil && !create {
 		return nil, foreignStore(path, err)

@@ -1,4 +1,4 @@
-package server
+package core
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 	"keyhole/keys"
 )
 
-// hsmError gives an error of the HSM layer its exit status and what to do.
-func hsmError(err error) error {
+// HSMError gives an error of the HSM layer its exit status and what to do.
+func HSMError(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -28,7 +28,8 @@ func hsmError(err error) error {
 	return exit.With(exit.HSM, "", err)
 }
 
-func auditError(err error) error {
+// AuditError gives an error of the audit log its exit status and what to do.
+func AuditError(err error) error {
 	if errors.Is(err, audit.ErrInUse) {
 		return exit.With(exit.Audit, "another keyholed runs on this audit directory; each gateway needs its own", err)
 	}
@@ -38,15 +39,16 @@ func auditError(err error) error {
 	return exit.With(exit.Audit, "without its audit log the gateway does nothing: see that the disk has room and the directory is writable", err)
 }
 
-// engineError gives an error of the engine the status of the part that failed.
-func engineError(err error) error {
+// EngineError gives an error of the engine the status of the part that failed.
+func EngineError(err error) error {
 	switch {
 	case errors.Is(err, keys.ErrAudit):
-		return auditError(err)
+		return AuditError(err)
 	case errors.Is(err, keys.ErrStore), errors.Is(err, keys.ErrStale), errors.Is(err, keys.ErrTampered):
-		return storeError(err)
+		return StoreError(err)
 	}
-	return hsmError(err)
+	return HSMError(err)
 }
 
-func storeError(err error) error { return exit.With(exit.Store, "", err) }
+// StoreError gives an error of the store its exit status.
+func StoreError(err error) error { return exit.With(exit.Store, "", err) }

@@ -1,4 +1,4 @@
-package server
+package core
 
 import (
 	"errors"
@@ -25,14 +25,14 @@ func lockStore(path string) (*os.File, error) {
 	path += ".lock"
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, storeError(fmt.Errorf("opening the lock of the key database: %w", err))
+		return nil, StoreError(fmt.Errorf("opening the lock of the key database: %w", err))
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, exit.With(exit.Store, "another keyholed runs on this database; each gateway needs its own", fmt.Errorf("%w: %s is locked", ErrStoreInUse, path))
 		}
-		return nil, storeError(fmt.Errorf("locking %s: %w", path, err))
+		return nil, StoreError(fmt.Errorf("locking %s: %w", path, err))
 	}
 	return f, nil
 }
