@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"keyhole/cmd/keyholed/internal/exit"
+	"keyhole/cmd/keyholed/internal/harden"
 	"keyhole/cmd/keyholed/internal/strictyaml"
 )
 
@@ -23,6 +24,9 @@ import (
 var version = ""
 
 func main() {
+	if err := harden.Process(); err != nil {
+		fmt.Fprintln(os.Stderr, "keyholed: WARNING:", err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)

@@ -13,6 +13,7 @@ import (
 
 	"keyhole/cmd/keyholed/internal/config"
 	"keyhole/cmd/keyholed/internal/exit"
+	"keyhole/cmd/keyholed/internal/harden"
 	"keyhole/cmd/keyholed/internal/server"
 	"keyhole/cmd/keyholed/internal/strictyaml"
 )
@@ -51,6 +52,11 @@ func loadConfig(file string) (*config.Config, error) {
 	}
 	cfg, err := config.Load(file)
 	if err == nil {
+		for _, t := range cfg.Tokens {
+			if t.PINEnv != "" {
+				harden.HideEnv(t.PINEnv)
+			}
+		}
 		return cfg, nil
 	}
 	hint := ""

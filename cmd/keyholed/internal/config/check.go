@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"keyhole/cmd/keyholed/internal/harden"
 	"keyhole/cmd/keyholed/internal/strictyaml"
 	"keyhole/keys"
 )
@@ -159,6 +160,14 @@ func (k *checker) file(path, name string, forbidden os.FileMode) {
 			return
 		}
 		_ = f.Close()
+		k.exchangeable(path, name)
+	}
+}
+
+// exchangeable checks that not everybody can put something else where name is.
+func (k *checker) exchangeable(path, name string) {
+	if err := harden.Exchangeable(name); err != nil {
+		k.addf(path, "%v", err)
 	}
 }
 
@@ -167,7 +176,9 @@ func (k *checker) parent(path, name string) {
 	dir := filepath.Dir(name)
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		k.addf(path, "the directory %s does not exist; make it first: mkdir -m 700 %s", dir, dir)
+		return
 	}
+	k.exchangeable(path, name)
 }
 
 func (k *checker) tls() {
@@ -253,9 +264,10 @@ func (k *checker) pin(at string, t *Token) {
 		k.addf(at+".pin_file", "names a directory; it must be a file that holds the PIN")
 	case !info.Mode().IsRegular():
 		k.addf(at+".pin_file", "is no regular file; it must be a file that holds the PIN")
-	case info.Mode().Perm()&0o077 != 0:
-		k.addf(at+".pin_file", "%s has the mode %04o: others may read the PIN; run: chmod 600 %s", t.PINFile, info.Mode().Perm(), t.PINFile)
+	case !harden.SecretMode(info):
+		k.addf(at+".pin_file", "%s has the mode %04o: others may read the PIN; run: chmod 600 %s (or, where root owns it and the gateway's group is to read it: chmod 640)", t.PINFile, info.Mode().Perm(), t.PINFile)
 	default:
+		k.exchangeable(at+".pin_file", t.PINFile)
 		pin, err := t.PIN()
 		clear(pin)
 		if err != nil {

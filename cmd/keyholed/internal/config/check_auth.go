@@ -75,6 +75,8 @@ func (k *checker) auth() {
 			k.file(at, f, writeByAll)
 		} else if info.Mode().Perm()&writeByAll != 0 {
 			k.addf(at, "everybody may put policies into %s (mode %04o); run: chmod o-w %s", f, info.Mode().Perm(), f)
+		} else {
+			k.exchangeable(at, f)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"keyhole/cmd/keyholed/internal/harden"
 	"keyhole/cmd/keyholed/internal/strictyaml"
 )
 
@@ -81,6 +82,9 @@ func Load(path string) (*Config, error) {
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&writeByAll != 0 {
 		return nil, fmt.Errorf("everybody may change the configuration %s (mode %04o); run: chmod o-w %s", path, info.Mode().Perm(), path)
+	}
+	if err := harden.Exchangeable(path); err != nil {
+		return nil, fmt.Errorf("the configuration %s: %w", path, err)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {

@@ -224,7 +224,7 @@ func TestFileModes(t *testing.T) {
 		mode            os.FileMode
 		line            int
 	}{
-		{"pin", "tokens[0].pin_file", "chmod 600", 0o640, 10},
+		{"pin", "tokens[0].pin_file", "chmod 600", 0o660, 10},
 		{"pin", "tokens[0].pin_file", "chmod 600", 0o604, 10},
 		{"server.key", "tls.key_file", "chmod 0600", 0o604, 5},
 		{"server.crt", "tls.cert_file", "chmod 0644", 0o646, 4},
