@@ -76,15 +76,21 @@ func (s *site) live(g *gate) *life {
 	ctx, admin, agent := t.Context(), g.admin(), g.as("agent")
 	l := &life{s: s, mallory: s.caller("mallory")}
 	for key, algorithm := range map[string]string{"payments": "ES256", "vault": "A256GCM", "waits": "ES256", "compromised": "EdDSA"} {
-		_, err := admin.CreateKey(ctx, api.CreateKeyRequest{Name: key, Algorithm: algorithm, Tags: map[string]string{"of": key}})
+		_, err := admin.CreateKey(ctx, api.CreateKeyRequest{
+			Name: key, Algorithm: algorithm, Tags: map[string]string{"of": key}, Policy: policy(func(*api.Policy) {}),
+		})
 		must(t, err)
 	}
-	for range 3 {
+	for range 2 {
 		l.use(agent)
+		var begun []api.Rotation
 		for _, key := range []string{"payments", "vault"} {
 			r, err := admin.Rotate(ctx, key, api.RotateRequest{Note: "on the way"})
 			must(t, err)
-			proc.Eventually(t, key+" is rotated", func() bool {
+			begun = append(begun, r)
+		}
+		for _, r := range begun {
+			proc.Eventually(t, r.Key+" is rotated", func() bool {
 				r, err := admin.Rotation(ctx, r.ID)
 				return err == nil && r.Phase == "completed"
 			})
@@ -94,7 +100,7 @@ func (s *site) live(g *gate) *life {
 	must(t, err)
 	_, err = agent.Subscribe(ctx, "payments")
 	must(t, err)
-	_, err = agent.Acknowledge(ctx, keys.VersionID{Key: "payments", Number: 4})
+	_, err = agent.Acknowledge(ctx, keys.VersionID{Key: "payments", Number: 3})
 	must(t, err)
 	announce := api.Duration(time.Hour)
 	l.rotation, err = admin.Rotate(ctx, "waits", api.RotateRequest{Announce: &announce})
@@ -110,6 +116,10 @@ func (s *site) live(g *gate) *life {
 	must(t, err)
 	_, err = admin.BlockAgent(ctx, "jwt:dev:mallory", "a test")
 	must(t, err)
+	proc.Eventually(t, "it is written down when mallory was seen", func() bool {
+		a, err := admin.Agent(ctx, "jwt:dev:mallory")
+		return err == nil && !a.FirstSeenAt.IsZero()
+	})
 	return l
 }
 
