@@ -141,9 +141,8 @@ func (l *Limiter) LoginFailed(source netip.Addr) {
 }
 
 // Admit takes a place among the principal's requests in flight; release
-// gives it back and must be called once. The error is a *RateLimited:
-// keys.ErrRateLimited after too many requests, keys.ErrOverloaded with too
-// many in flight.
+// gives it back and must be called once. The error is a *RateLimited of kind
+// keys.ErrRateLimited: after too many requests, or with too many in flight.
 func (l *Limiter) Admit(principal string) (release func(), err error) {
 	if l == nil || l.principals == nil {
 		return func() {}, nil
@@ -164,7 +163,7 @@ func (l *Limiter) admit(a *account) (release func(), err error) {
 	now := l.cfg.Now()
 	if l.cfg.InFlight > 0 && a.inFlight.Add(1) > int64(l.cfg.InFlight) {
 		a.inFlight.Add(-1)
-		return nil, a.refuse(now, time.Second, keys.Errorf(keys.ErrOverloaded,
+		return nil, a.refuse(now, time.Second, keys.Errorf(keys.ErrRateLimited,
 			"this caller has %d requests under way, which is the limit; wait for some to end", l.cfg.InFlight))
 	}
 	if a.requests != nil && !a.requests.AllowN(now, 1) {

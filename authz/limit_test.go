@@ -66,12 +66,12 @@ func TestInFlight(t *testing.T) {
 	first := admit(t, l, "a")
 	second := admit(t, l, "a")
 	_, err := l.Admit("a")
-	limited(t, err, keys.ErrOverloaded, time.Second)
+	limited(t, err, keys.ErrRateLimited, time.Second)
 	other := admit(t, l, "b")
 	first()
 	third := admit(t, l, "a")
 	_, err = l.Admit("a")
-	limited(t, err, keys.ErrOverloaded, time.Second)
+	limited(t, err, keys.ErrRateLimited, time.Second)
 	second()
 	third()
 	other()
@@ -87,7 +87,7 @@ func TestInFlight(t *testing.T) {
 	admit(t, l, "a")
 	admit(t, l, "a")
 	_, err = l.Admit("a")
-	limited(t, err, keys.ErrOverloaded, time.Second)
+	limited(t, err, keys.ErrRateLimited, time.Second)
 }
 
 func TestInFlightAtOnce(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"keyhole/authz/internal/lru"
 	"keyhole/authz/internal/ruleset"
+	"keyhole/keys"
 )
 
 // schemaEntities is what policies can speak of, beside the actions.
@@ -50,6 +51,9 @@ func newSchema() (*ruleset.Schema, error) {
 // Key::"<name>" with the attribute purpose and the key's tags,
 // Trigger::"<name>", or Gateway::"keyhole". The context has method, source_ip, version_state and
 // payload_size. A source without an address has the IP 0.0.0.0.
+//
+// The annotation @lane("bulk") on a permit has what it permits wait behind
+// everything else at the HSM, also where another policy permits the same.
 type Policies struct {
 	schema  *ruleset.Schema
 	paths   []string
@@ -125,6 +129,7 @@ func (p *Policies) decide(set *ruleset.Set, r Request) Decision {
 		d.Policies = make([]string, len(found.Reasons))
 		for i, reason := range found.Reasons {
 			d.Policies[i] = string(reason.PolicyID)
+			d.Lane = max(d.Lane, set.Rule(d.Policies[i]).Lane)
 		}
 	}
 	for _, e := range found.Errors {
@@ -132,7 +137,7 @@ func (p *Policies) decide(set *ruleset.Set, r Request) Decision {
 		d.Errors = append(d.Errors, id+": "+e.Message)
 		if set.Rule(id).Forbid {
 			if d.Allowed {
-				d.Allowed, d.Policies = false, nil
+				d.Allowed, d.Policies, d.Lane = false, nil, keys.LaneNormal
 			}
 			d.Policies = append(d.Policies, id)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"keyhole/authz"
 	"keyhole/authz/authztest"
+	"keyhole/keys"
 )
 
 const policyText = `
@@ -183,6 +184,29 @@ func TestDecide(t *testing.T) {
 	p.deny("", "jwt:corp:root", "", with(in("admins"))...)
 }
 
+// TestLane: the bulk lane is for what a policy that decided puts there.
+func TestLane(t *testing.T) {
+	t.Parallel()
+	p := load(t, `
+@id("all") permit(principal, action, resource);
+@lane("bulk") permit(principal in Group::"batch", action in [Action::"sign", Action::"encrypt"], resource);
+forbid(principal in Group::"gone", action, resource);`)
+	for _, tt := range []struct {
+		action string
+		groups change
+		want   keys.Lane
+	}{
+		{"sign", in(), keys.LaneNormal}, {"sign", in("batch"), keys.LaneBulk}, {"encrypt", in("x", "batch"), keys.LaneBulk},
+		{"decrypt", in("batch"), keys.LaneNormal}, {"sign", in("batch", "gone"), keys.LaneNormal},
+	} {
+		for range 2 { // the second answer is remembered
+			if d := p.p.Decide(request("jwt:corp:a", tt.action, []change{key("a"), tt.groups})); d.Lane != tt.want {
+				t.Errorf("%s: lane %d, want %d (%+v)", tt.action, d.Lane, tt.want, d)
+			}
+		}
+	}
+}
+
 // TestChangedGroups: the same principal with other groups is judged by
 // those.
 func TestChangedGroups(t *testing.T) {
@@ -289,6 +313,8 @@ func TestRefusedPolicies(t *testing.T) {
 		"an id twice":          {`@id("a") permit(principal, action, resource); @id("a") forbid(principal, action, resource);`, `main.cedar:2:47: the policy id "a" is already used at main.cedar:2`},
 		"an empty id":          {`@id("") permit(principal, action, resource);`, "@id"},
 		"an id with a break":   {`@id("a\nb") permit(principal, action, resource);`, "@id"},
+		"an unknown lane":      {`@lane("slow") permit(principal, action, resource);`, `@lane("slow") is unknown`},
+		"a lane of nothing":    {`@lane("bulk") forbid(principal, action, resource);`, "a forbid has none"},
 		"nothing":              {`// nothing`, "nothing would be allowed"},
 		"too long":             {strings.Repeat(" ", 64<<10), "split it"},
 		"too deep":             {`permit(principal, action, resource) when {` + strings.Repeat("(", 64<<10-60), "main.cedar"},

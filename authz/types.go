@@ -145,5 +145,6 @@ type Request struct {
 type Decision struct {
 	Allowed  bool
 	Policies []string
-	Errors   []string // "id: why"
+	Errors   []string  // "id: why"
+	Lane     keys.Lane // of what is allowed
 }

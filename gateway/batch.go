@@ -41,9 +41,9 @@ func (s *Service) RewrapBatch(ctx context.Context, req Request, key string, in [
 		func(in *api.RewrapRequest) int { return len(in.Ciphertext) })
 }
 
-// batch runs one operation per item, a few at a time, so that single
-// requests still find a session. Each item is authorised and recorded by
-// itself; the records share one commit.
+// batch runs one operation per item, several at a time, behind single
+// requests. Each item is authorised and recorded by itself; the records share
+// one commit.
 func batch[In, Out any](ctx context.Context, s *Service, req Request, action, key string, in []In,
 	act func(context.Context, *op, *In) (Out, error), size func(*In) int,
 ) ([]api.BatchItem[Out], error) {
@@ -67,6 +67,7 @@ func batch[In, Out any](ctx context.Context, s *Service, req Request, action, ke
 	if err := whole.authoriseSome(); err != nil {
 		return nil, refuse(err)
 	}
+	ctx = keys.WithLane(ctx, keys.LaneBulk)
 	items := make([]api.BatchItem[Out], len(in))
 	records := make([]audit.Record, len(in))
 	var next atomic.Int64

@@ -46,7 +46,7 @@ func (s *Service) seal(ctx context.Context, o *op, plaintext, aad []byte) (*keys
 	dataKey := keys.NewDataKey()
 	defer clear(dataKey)
 	env := keys.Envelope{Version: o.key.ID(v)}
-	if env.WrapIV, env.WrappedKey, err = s.crypto.Wrap(ctx, o.key.Ref(v), dataKey, keys.WrapAAD(env.Version, aad)); err != nil {
+	if env.WrapIV, env.WrappedKey, err = s.crypto.Wrap(o.in(ctx), o.key.Ref(v), dataKey, keys.WrapAAD(env.Version, aad)); err != nil {
 		return nil, "", err
 	}
 	if err := env.SealPayload(dataKey, plaintext, aad); err != nil {
@@ -106,7 +106,7 @@ func (s *Service) unseal(ctx context.Context, o *op, c forms.Sealed, aad []byte)
 	if err := s.limits.OperationAllowed(o.req.Caller.ID); err != nil {
 		return nil, nil, err
 	}
-	dataKey, err := s.crypto.Unwrap(ctx, o.key.Ref(v), iv, wrapped, wrapAAD)
+	dataKey, err := s.crypto.Unwrap(o.in(ctx), o.key.Ref(v), iv, wrapped, wrapAAD)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -179,7 +179,7 @@ func (s *Service) dataKey(ctx context.Context, o *op, in *api.DataKeyRequest) (a
 	if err := o.purpose(keys.PurposeEncrypt); err != nil {
 		return out, err
 	}
-	dataKey, err := s.crypto.Random(ctx, o.key.Token, bits/8)
+	dataKey, err := s.crypto.Random(o.in(ctx), o.key.Token, bits/8)
 	if err != nil {
 		return out, err
 	}
@@ -207,7 +207,7 @@ func (s *Service) Random(ctx context.Context, req Request, in api.RandomRequest)
 			o.rec.Size = 0
 			return api.RandomResponse{}, keys.Errorf(keys.ErrInvalid, "\"bytes\" is %d; ask for 1 to %d", in.Bytes, api.MaxRandom)
 		}
-		b, err := s.crypto.Random(ctx, "", in.Bytes)
+		b, err := s.crypto.Random(o.in(ctx), "", in.Bytes)
 		return api.RandomResponse{Random: b}, err
 	})
 }

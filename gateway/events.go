@@ -88,7 +88,7 @@ func (f *follower) begin(ctx context.Context, q EventQuery) (cursor uint64, err 
 		f.names[name] = true
 	}
 	if !s.takeStream(f.o.req.Caller.ID) {
-		return 0, keys.Errorf(keys.ErrOverloaded, "this caller has %d event streams, which is the limit; follow several keys by one", s.maxStreams)
+		return 0, keys.Errorf(keys.ErrRateLimited, "this caller has %d event streams, which is the limit; follow several keys by one", s.maxStreams)
 	}
 	forget := s.events.Join()
 	f.leave = func() { forget(); s.giveStream(f.o.req.Caller.ID) }

@@ -322,10 +322,10 @@ func TestEventsEnd(t *testing.T) {
 	// Places come back when streams end; all before have.
 	first, other := w.follow(admin, gateway.EventQuery{}), w.follow(admin, gateway.EventQuery{})
 	w.news()
-	if err := w.Events(ctx, admin, gateway.EventQuery{}, nil, nil); !errors.Is(err, keys.ErrOverloaded) {
+	if err := w.Events(ctx, admin, gateway.EventQuery{}, nil, nil); !errors.Is(err, keys.ErrRateLimited) {
 		t.Errorf("a third stream: %v", err)
 	}
-	if r := w.record(); r.Reason != "overloaded" {
+	if r := w.record(); r.Reason != "rate_limited" {
 		t.Errorf("recorded as %+v", r)
 	}
 	third := w.follow(second, gateway.EventQuery{}) // another caller has places of its own

@@ -229,10 +229,10 @@ func TestLimits(t *testing.T) {
 	<-entered
 	w.news()
 	for _, op := range append(dataOperations(w), adminOperations(w)...) {
-		if err := op.call(w, alice, "payments"); !errors.Is(err, keys.ErrOverloaded) {
-			t.Errorf("%s, a second one under way: %v, want ErrOverloaded", op.action, err)
+		if err := op.call(w, alice, "payments"); !errors.Is(err, keys.ErrRateLimited) {
+			t.Errorf("%s, a second one under way: %v, want ErrRateLimited", op.action, err)
 		}
-		if r := w.record(); r.Outcome != audit.OutcomeError || r.Reason != "overloaded" {
+		if r := w.record(); r.Outcome != audit.OutcomeError || r.Reason != "rate_limited" {
 			t.Errorf("%s: recorded as %+v", op.action, r)
 		}
 	}

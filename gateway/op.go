@@ -21,6 +21,7 @@ type op struct {
 	key   *keys.Key // set by authorise
 	now   time.Time // the one moment at which the timeline is read
 	first string    // request id of an earlier attempt that this one goes on with
+	lane  keys.Lane // that policy puts it in; set by decide
 }
 
 func (s *Service) open(req Request, action, key string, size int) *op {
@@ -136,7 +137,7 @@ func (o *op) version(n uint32) (*keys.Version, error) {
 // caller who may not even read the key is told that there is none.
 func (o *op) decide(res authz.Resource, state string) error {
 	d := o.ask(o.rec.Action, res, state)
-	o.rec.Policies = d.Policies
+	o.rec.Policies, o.lane = d.Policies, d.Lane
 	if d.Allowed {
 		return nil
 	}
@@ -157,6 +158,14 @@ func (o *op) ask(action string, res authz.Resource, state string) authz.Decision
 		Principal: o.req.Caller, Action: action, Resource: res,
 		Context: authz.Context{Method: o.req.Caller.Method, SourceIP: o.req.Source, VersionState: state, PayloadSize: o.rec.Size},
 	})
+}
+
+// in returns ctx in the lane that policy says, for what the HSM does.
+func (o *op) in(ctx context.Context) context.Context {
+	if o.lane == keys.LaneNormal {
+		return ctx // of which a batch has its own
+	}
+	return keys.WithLane(ctx, o.lane)
 }
 
 // mayRecover reports whether the caller may process with a version that is

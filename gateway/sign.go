@@ -38,7 +38,7 @@ func (s *Service) sign(ctx context.Context, o *op, in *api.SignRequest) (api.Sig
 		if err := o.count(ctx, v, keys.UseApply, o.rec.Size); err != nil {
 			return out, err
 		}
-		if out.Signature, err = s.crypto.Sign(ctx, o.key.Ref(v), input); err != nil {
+		if out.Signature, err = s.crypto.Sign(o.in(ctx), o.key.Ref(v), input); err != nil {
 			return out, err
 		}
 		if in.Format == api.FormatDER && v.Algorithm.Family() == keys.FamilyEC {
@@ -53,7 +53,7 @@ func (s *Service) sign(ctx context.Context, o *op, in *api.SignRequest) (api.Sig
 			return out, err
 		}
 		signing := keys.SigningInput(v.Algorithm, id, in.Payload)
-		sig, err := s.crypto.Sign(ctx, o.key.Ref(v), forms.Digest(v.Algorithm, signing))
+		sig, err := s.crypto.Sign(o.in(ctx), o.key.Ref(v), forms.Digest(v.Algorithm, signing))
 		if err != nil {
 			return out, err
 		}
@@ -119,7 +119,7 @@ func (s *Service) verify(ctx context.Context, o *op, in *api.VerifyRequest) (out
 			return out, nil
 		}
 	}
-	if out.Valid, err = s.crypto.Verify(ctx, o.key.Ref(v), input, raw); err != nil {
+	if out.Valid, err = s.crypto.Verify(o.in(ctx), o.key.Ref(v), input, raw); err != nil {
 		return out, err
 	}
 	if !out.Valid {

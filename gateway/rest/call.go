@@ -110,8 +110,8 @@ func (c *call) serve() {
 		return
 	}
 	if e.batch {
-		if !c.h.batches.take(c.req.Caller.ID) {
-			c.problem(c.refuse(keys.Errorf(keys.ErrOverloaded, "the gateway is at its limit of %d batches at one time, or this caller at its half of them", c.h.cfg.MaxBatches)))
+		if err := c.h.batches.take(c.req.Caller.ID); err != nil {
+			c.problem(c.refuse(err))
 			return
 		}
 		defer c.h.batches.give(c.req.Caller.ID)

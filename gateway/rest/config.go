@@ -79,7 +79,7 @@ type handler struct {
 // New returns the API.
 func New(c Config) http.Handler {
 	c = c.withDefaults()
-	h := &handler{cfg: c, service: c.Service, batches: newPlaces(c.MaxBatches), streams: newPlaces(c.MaxStreams)}
+	h := &handler{cfg: c, service: c.Service, batches: newPlaces(c.MaxBatches, "batches"), streams: newPlaces(c.MaxStreams, "event streams")}
 	h.router = newRouter(routes(c.Service))
 	return h
 }

@@ -170,11 +170,11 @@ func TestSlowBodiesAreInFlight(t *testing.T) {
 		t.Fatalf("%d", res.StatusCode)
 	}
 	res := agent.post("/v1/keys/payments/sign", body)
-	res.refused(503, "overloaded")
-	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Action != "sign" || recs[0].Key != "payments" || recs[0].Reason != "overloaded" {
+	res.refused(429, "rate_limited")
+	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Action != "sign" || recs[0].Key != "payments" || recs[0].Reason != "rate_limited" {
 		t.Errorf("recorded %+v", recs)
 	}
-	agent.get("/none").refused(503, "overloaded")
+	agent.get("/none").refused(429, "rate_limited")
 	s.as(t, "admin").post("/v1/keys/payments/sign", body).want(200)
 	fmt.Fprint(conn, body)
 	if res := answer(); res.StatusCode != http.StatusOK {
@@ -192,7 +192,7 @@ func TestBatchLimit(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { agent.post("/v1/keys/payments/sign/batch", `{"items":[{"payload":""}]}`).want(200) })
 	<-entered
-	res := agent.post("/v1/keys/payments/sign/batch", `{"items":[{"payload":""}]}`)
+	res := s.as(t, "admin").post("/v1/keys/payments/sign/batch", `{"items":[{"payload":""}]}`)
 	res.refused(503, "overloaded")
 	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Reason != "overloaded" {
 		t.Errorf("recorded %+v", recs)
@@ -216,8 +216,8 @@ func TestBatchShare(t *testing.T) {
 		t.Fatalf("%d", res.StatusCode)
 	}
 	res := agent.post("/v1/keys/payments/sign/batch", body)
-	res.refused(503, "overloaded")
-	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Reason != "overloaded" {
+	res.refused(429, "rate_limited")
+	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Reason != "rate_limited" {
 		t.Errorf("recorded %+v", recs)
 	}
 	s.as(t, "admin").post("/v1/keys/payments/sign/batch", body).want(200)

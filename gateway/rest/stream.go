@@ -43,8 +43,8 @@ func follow(c *call) error {
 		return c.refuse(keys.Errorf(keys.ErrOverloaded, "%s", lastWord))
 	default:
 	}
-	if !c.h.streams.take(c.req.Caller.ID) {
-		return c.refuse(keys.Errorf(keys.ErrOverloaded, "the gateway is at its limit of %d event streams at one time, or this caller at its half of them", c.h.cfg.MaxStreams))
+	if err := c.h.streams.take(c.req.Caller.ID); err != nil {
+		return c.refuse(err)
 	}
 	defer c.h.streams.give(c.req.Caller.ID)
 

@@ -177,8 +177,8 @@ func TestStreamLimits(t *testing.T) {
 	agent, admin := s.as(t, "agent"), s.as(t, "admin")
 	first, second := agent.follow("/v1/events"), agent.follow("/v1/events")
 	res := agent.get("/v1/events")
-	res.refused(503, "overloaded")
-	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Reason != "overloaded" {
+	res.refused(429, "rate_limited")
+	if recs := s.recorded(t, res); len(recs) != 1 || recs[0].Reason != "rate_limited" {
 		t.Errorf("recorded %+v", recs)
 	}
 	third, fourth := admin.follow("/v1/events"), admin.follow("/v1/events")

@@ -20,6 +20,7 @@ import (
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 
 	"keyhole/authz/internal/text"
+	"keyhole/keys"
 )
 
 // MaxBytes is the largest policy file. It bounds how deep the parser, which
@@ -34,6 +35,7 @@ type Rule struct {
 	File   string // base name
 	Line   int
 	Forbid bool
+	Lane   keys.Lane // of what it permits
 	Policy *cedar.Policy
 }
 
@@ -220,7 +222,12 @@ func (s *Set) add(schema *Schema, file string, data []byte) []error {
 			errs = append(errs, fmt.Errorf("%s: policy %q: %w", at, id, err))
 			continue
 		}
-		r := &Rule{ID: id, File: base, Line: p.Position().Line, Forbid: p.Effect() == cedar.Forbid, Policy: p}
+		lane, err := laneOf(p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: policy %q: %w", at, id, err))
+			continue
+		}
+		r := &Rule{ID: id, File: base, Line: p.Position().Line, Forbid: p.Effect() == cedar.Forbid, Lane: lane, Policy: p}
 		s.byID[id] = r
 		s.All = append(s.All, r)
 	}
@@ -238,6 +245,21 @@ func idOf(p *cedar.Policy, base string, n int) (string, error) {
 		return "", fmt.Errorf("@id(%.64q) must be 1 to %d bytes of printable text", string(id), maxID)
 	}
 	return string(id), nil
+}
+
+// laneOf reads the annotation @lane("bulk"), which has what a policy permits
+// wait behind everything else.
+func laneOf(p *cedar.Policy) (keys.Lane, error) {
+	lane, ok := p.Annotations()["lane"]
+	switch {
+	case !ok:
+		return keys.LaneNormal, nil
+	case p.Effect() == cedar.Forbid:
+		return 0, errors.New("@lane is for what is permitted; a forbid has none")
+	case lane == "bulk":
+		return keys.LaneBulk, nil
+	}
+	return 0, fmt.Errorf("@lane(%.64q) is unknown; the one lane to name is @lane(\"bulk\")", string(lane))
 }
 
 func admits(p *ast.Policy, action string) bool {
