@@ -158,7 +158,9 @@ func checkVersion(id keys.VersionID, old, next *keys.Version) error {
 	switch {
 	case next.Number != old.Number:
 		return broken("version %s vanishes", id)
-	case next.ObjectID != old.ObjectID, next.Algorithm != old.Algorithm, next.Bits != old.Bits, next.Label != old.Label, !sameTime(next.ReservedAt, old.ReservedAt):
+	case next.ObjectID != old.ObjectID && !sameButObject(old, next):
+		return broken("version %s is generated, or would become another one", id)
+	case next.Algorithm != old.Algorithm, next.Bits != old.Bits, next.Label != old.Label, !sameTime(next.ReservedAt, old.ReservedAt):
 		return broken("version %s would become another one", id)
 	case !old.DestroyedAt.IsZero() && !sameVersion(old, next):
 		return broken("version %s is destroyed", id)
@@ -172,6 +174,14 @@ func checkVersion(id keys.VersionID, old, next *keys.Version) error {
 		return broken("version %s is generated: its key material is fixed", id)
 	}
 	return nil
+}
+
+// sameButObject reports whether next is the version old that was never
+// generated, with another CKA_ID to be generated under, and nothing else.
+func sameButObject(old, next *keys.Version) bool {
+	c := *old
+	c.ObjectID = next.ObjectID
+	return old.CreatedAt.IsZero() && next.ObjectID != keys.ObjectID{} && sameVersion(&c, next)
 }
 
 func sameMaterial(a, b *keys.Version) bool {

@@ -39,6 +39,10 @@ type database struct {
 	// schema is the version that this program knows.
 	schema int
 	seal   *seal.Sealer
+	// takeover is how long after its last heartbeat the name of a node stays
+	// taken: a gateway that was killed can start again after that. 0: whoever
+	// comes last has the name.
+	takeover time.Duration
 	// nowSQL is the database's word for now, in microseconds since 1970.
 	nowSQL string
 	// forUpdate is what a SELECT ends with to hold a row, where a transaction

@@ -41,5 +41,17 @@ func (s *SQLite) Ask(tb testing.TB, writer bool, query string) (value string) {
 	return value
 }
 
+// OpenPostgresWith opens a store with other migrations than the program's.
+func OpenPostgresWith(ctx context.Context, c PostgresConfig, seal []byte, files fs.FS) (*Postgres, error) {
+	all, err := readMigrations(files, postgresMigrations)
+	if err != nil {
+		return nil, err
+	}
+	return openPostgres(ctx, c, seal, all)
+}
+
+// SetTakeover sets how long the name of a node stays taken.
+func (p *Postgres) SetTakeover(d time.Duration) { p.takeover = d }
+
 // Contact returns when the cache last reached the store.
 func (c *Cache) Contact() time.Time { return c.view.Load().at }

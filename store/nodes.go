@@ -9,13 +9,8 @@ import (
 	"keyhole/keys"
 )
 
-const (
-	// takeover is how long after its last heartbeat the name of a node stays
-	// taken: a gateway that was killed can start again after that.
-	takeover = 5 * time.Second
-	// remembered is how long nodes and leases that have ended are kept.
-	remembered = 24 * time.Hour
-)
+// remembered is how long nodes and leases that have ended are kept.
+const remembered = 24 * time.Hour
 
 // withNow puts the clock of the database into a query: its word for now, in
 // microseconds, for each NOW.
@@ -70,14 +65,14 @@ func (d *database) Beat(ctx context.Context, n keys.Node, lapse time.Duration) e
 }
 
 // nameIsFree refuses a node whose name another instance has: one that was
-// seen a moment ago, and this one was not. known says that the instance is
+// seen a moment ago (takeover), and this one was not. known says that the instance is
 // not new.
 func (d *database) nameIsFree(ctx context.Context, tx *sql.Tx, n keys.Node) (known bool, err error) {
 	var seen, others int
 	err = tx.QueryRowContext(ctx, d.withNow("SELECT coalesce(sum(CASE WHEN instance = ? THEN 1 ELSE 0 END), 0), "+
 		"coalesce(sum(CASE WHEN instance = ? AND name = ? AND seen_at > NOW - ? THEN 1 ELSE 0 END), 0), "+
 		"coalesce(sum(CASE WHEN instance <> ? AND name = ? AND seen_at > NOW - ? THEN 1 ELSE 0 END), 0) FROM nodes"),
-		n.Instance, n.Instance, n.Name, takeover.Microseconds(), n.Instance, n.Name, takeover.Microseconds()).Scan(&known, &seen, &others)
+		n.Instance, n.Instance, n.Name, d.takeover.Microseconds(), n.Instance, n.Name, d.takeover.Microseconds()).Scan(&known, &seen, &others)
 	if err == nil && others > 0 && seen == 0 {
 		err = keys.Errorf(keys.ErrConflict, "another gateway runs under the name %q of this one, or was killed a moment ago: give each its own name (node)", n.Name)
 	}

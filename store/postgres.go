@@ -34,11 +34,13 @@ type PostgresConfig struct {
 const (
 	postgresTimeout = 5 * time.Second
 	postgresConns   = 4 // of each, those that write and those that read
-	connLifetime    = 30 * time.Minute
-	oldestPostgres  = 130000 // as server_version_num says it
+	// postgresTakeover is more than the second after which each gateway beats.
+	postgresTakeover = 5 * time.Second
+	connLifetime     = 30 * time.Minute
+	oldestPostgres   = 130000 // as server_version_num says it
 
-	// postgresNow is the clock of the database, also while a transaction waits.
-	postgresNow = "CAST(1000000 * extract(epoch FROM clock_timestamp()) AS BIGINT)"
+	// postgresNow is the clock of the database when a statement came to it.
+	postgresNow = "CAST(1000000 * extract(epoch FROM statement_timestamp()) AS BIGINT)"
 )
 
 // Postgres is a Store in a PostgreSQL database that several gateways share.
@@ -105,7 +107,7 @@ func openPostgres(ctx context.Context, c PostgresConfig, key []byte, all []migra
 	p.updating = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
 	p.viewing = &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
 	p.timeout, p.again, p.explain, p.ready = c.Timeout, again, p.explainPostgres, func() error { return nil }
-	p.schema, p.seal = newest(all), sealer
+	p.schema, p.seal, p.takeover = newest(all), sealer, postgresTakeover
 	p.nowSQL, p.forUpdate, p.tell = postgresNow, " FOR UPDATE", "''"
 	if err := p.prepare(ctx, all); err != nil {
 		return nil, errors.Join(p.unopened(ctx, err), p.Close())

@@ -33,7 +33,8 @@ type Store interface {
 	//   - keys.ErrInternal: the change would undo what is for good: take a
 	//     version back that was generated, revoked or destroyed, or a switch
 	//     that is recorded, make a number vanish or come again, change what a
-	//     version is or what a rotation plans
+	//     version is (but for the CKA_ID of one that was never generated, if
+	//     nothing else changes) or what a rotation plans
 	//   - keys.ErrTampered: what is stored of the key, the rotation or the
 	//     approval is not what Keyhole wrote
 	//   - keys.ErrStore
@@ -218,15 +219,17 @@ type Store interface {
 	// Beat keeps a heartbeat of this process: what it has seen, and that it
 	// stops using keys by itself lapse from now unless it is heard again. It
 	// does not change the revision. Errors: keys.ErrConflict (another instance
-	// under the same name was seen a moment ago).
+	// under the same name was seen in the last five seconds; not on SQLite,
+	// which one gateway has to itself: one that was killed starts at once).
 	Beat(ctx context.Context, n keys.Node, lapse time.Duration) error
 
-	// Leave says that an instance uses no key any more.
+	// Leave says that an instance uses no key any more, and gives its leases
+	// up.
 	Leave(ctx context.Context, instance string) error
 
 	// Nodes returns the nodes that were ever seen and did not leave, in order
 	// of their names, and the revision of the store that this is from.
-	// Those that ended long ago are forgotten.
+	// Those that ended long ago are forgotten when a new one comes.
 	Nodes(ctx context.Context) (all []keys.Node, revision uint64, err error)
 
 	// Hints returns a channel that gets a value when somebody has committed,

@@ -193,6 +193,7 @@ func testForGood(t *testing.T, open func() store.Store) {
 			is(t, what, s.Commit(ctx, store.Change{Key: next, FromEpoch: next.Epoch - 1}), keys.ErrInternal)
 		})
 	}
+	testObjectOfUngenerated(t, s)
 	// A switch may be recorded, planned and brought forward; a key's deletion
 	// ordered and called off.
 	commit(t, s, "payments", func(k *keys.Key) { k.Versions[0].ActivatedAt, k.DeleteAt = t0, t0.Add(time.Hour) })
@@ -347,4 +348,38 @@ func testRetire(t *testing.T, open func() store.Store) {
 	s2 := open()
 	defer s2.Close()
 	detailed(t, "a retired name after a restart", s2.Commit(ctx, store.Change{Key: NewKey("payments", 1)}), keys.ErrKeyRetired)
+}
+
+// testObjectOfUngenerated: a version that was never generated may get another
+// CKA_ID, and nothing else with it.
+func testObjectOfUngenerated(t *testing.T, s store.Store) {
+	t.Helper()
+	k := NewKey("reserved", 1)
+	k.Versions = append(k.Versions, Reserved(2))
+	create(t, s, k)
+	commit(t, s, "reserved", func(k *keys.Key) { k.Versions[1].ObjectID = keys.NewObjectID() })
+	for what, change := range map[string]func(v *keys.Version){
+		"none":            func(v *keys.Version) { v.ObjectID = keys.ObjectID{} },
+		"generated":       func(v *keys.Version) { Generate(v, t0) },
+		"revoked":         func(v *keys.Version) { v.RevokedAt = t0 },
+		"destroyed":       func(v *keys.Version) { v.DestroyedAt = t0 },
+		"relabelled":      func(v *keys.Version) { v.Label = "x" },
+		"reserved later":  func(v *keys.Version) { v.ReservedAt = v.ReservedAt.Add(time.Second) },
+		"an old object's": func(v *keys.Version) { v.ObjectID = k.Versions[0].ObjectID },
+	} {
+		unchanged(t, s, what, func() {
+			next := Step(stored(t, s, "reserved"), func(k *keys.Key) {
+				k.Versions[1].ObjectID = keys.NewObjectID()
+				change(k.Versions[1])
+			})
+			is(t, "another CKA_ID, and "+what, s.Commit(t.Context(), store.Change{Key: next, FromEpoch: next.Epoch - 1}), keys.ErrInternal)
+		})
+	}
+	commit(t, s, "reserved", func(k *keys.Key) { Generate(k.Versions[1], t0) })
+	next := Step(stored(t, s, "reserved"), func(k *keys.Key) { k.Versions[1].ObjectID = keys.NewObjectID() })
+	is(t, "another CKA_ID of a generated version", s.Commit(t.Context(), store.Change{Key: next, FromEpoch: next.Epoch - 1}), keys.ErrInternal)
+	gone := commit(t, s, "reserved", func(k *keys.Key) { k.Versions = append(k.Versions, Reserved(3)) })
+	gone = commit(t, s, "reserved", func(k *keys.Key) { k.Versions[2].DestroyedAt = t0 })
+	next = Step(gone, func(k *keys.Key) { k.Versions[2].ObjectID = keys.NewObjectID() })
+	is(t, "another CKA_ID of an aborted version", s.Commit(t.Context(), store.Change{Key: next, FromEpoch: gone.Epoch}), keys.ErrInternal)
 }

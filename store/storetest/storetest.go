@@ -72,9 +72,29 @@ func Run(t *testing.T, make Maker) {
 		{"ApproveAtOnce", testApproveAtOnce},
 		{"Hooks", testHooks},
 		{"HookAtOnce", testHookAtOnce},
+		{"Leases", testLeases},
+		{"LeasesAtOnce", testLeasesAtOnce},
+		{"Nodes", testNodes},
 		{"AllAtOnce", testAllAtOnce},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.test(t, make(t))
+		})
+	}
+}
+
+// RunSeveral checks what store.Store promises where several gateways use one.
+func RunSeveral(t *testing.T, make Maker) {
+	for _, tt := range []struct {
+		name string
+		test func(t *testing.T, open func() store.Store)
+	}{
+		{"NamesAreTaken", testNamesAreTaken},
+		{"NamesAtOnce", testNamesAtOnce},
+		{"Hints", testHints},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
