@@ -235,6 +235,23 @@ type mortal struct {
 	at    int // dies at this step
 	done  bool
 	dead  bool
+
+	// Instead of dying it falls asleep, if there is a wake, until that is
+	// closed, and then goes on as if nothing had happened.
+	asleep, wake chan struct{}
+	slept        bool
+}
+
+// sleep is what takes the place of death.
+func (m *mortal) sleep() {
+	m.mu.Lock()
+	first := !m.slept
+	m.slept = true
+	m.mu.Unlock()
+	if first {
+		close(m.asleep)
+		<-m.wake
+	}
 }
 
 var errDead = errors.New("the process is dead")
@@ -243,6 +260,16 @@ func (m *mortal) step(do func() error) error {
 	m.mu.Lock()
 	m.steps++
 	dying := m.steps == m.at
+	if dying && m.wake != nil {
+		m.mu.Unlock()
+		if !m.done {
+			m.sleep()
+			return do()
+		}
+		err := do()
+		m.sleep()
+		return err
+	}
 	if m.dead || dying && !m.done {
 		m.dead = true
 		m.mu.Unlock()
