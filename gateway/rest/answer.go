@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -86,8 +85,16 @@ func (c *call) write(status int, media string, body []byte) {
 	header["Content-Type"] = []string{media}
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	c.status = status
+	c.hurry(len(body))
 	c.w.WriteHeader(status)
 	c.size, _ = c.w.Write(body) // a caller that is gone has been recorded all the same
+}
+
+// hurry has the caller take an answer in time: while it is being sent, the
+// request keeps its places.
+func (c *call) hurry(size int) {
+	allowed := c.h.cfg.StreamWrite + time.Duration(size)*time.Second/slowest
+	_ = http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(allowed)) // unsupported where nothing is sent over a network
 }
 
 // problem sends an error (RFC 9457).
@@ -108,19 +115,31 @@ func (c *call) problem(err error) {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		header["Retry-After"] = []string{strconv.Itoa(retryAfter(err))}
 	}
-	if p.Status >= http.StatusInternalServerError {
-		level := slog.LevelWarn
-		if p.Status == http.StatusInternalServerError {
-			level = slog.LevelError
-		}
-		c.h.cfg.Log.Log(c.ctx, level, "request failed", "request_id", c.id, "route", c.route(), "code", p.Code, "err", err)
-	}
+	c.logProblem(&p, err)
 	b := newBuffer()
 	defer freeBuffer(b)
 	if json.MarshalWrite(b, &p, written) != nil {
 		p.Status = http.StatusInternalServerError // strings and a number: cannot happen
 	}
 	c.write(p.Status, api.ProblemType, b.Bytes())
+}
+
+// logProblem logs what is not the caller's fault. Of requests that are refused
+// because there are too many, one a second is logged: the others would only
+// add to the load.
+func (c *call) logProblem(p *api.Problem, err error) {
+	attrs := []any{"request_id", c.id, "route", c.route(), "code", p.Code, "err", err}
+	switch {
+	case p.Status < http.StatusInternalServerError:
+	case p.Status == http.StatusInternalServerError:
+		c.h.cfg.Log.ErrorContext(c.ctx, "request failed", attrs...)
+	case errors.Is(err, keys.ErrOverloaded):
+		if others, speak := c.h.overload.speak(time.Now()); speak {
+			c.h.cfg.Log.WarnContext(c.ctx, "request refused", append(attrs, "not_logged", others)...)
+		}
+	default:
+		c.h.cfg.Log.WarnContext(c.ctx, "request failed", attrs...)
+	}
 }
 
 // retryAfter is in seconds, rounded up: what the limiter or the error says,

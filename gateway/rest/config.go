@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"sync/atomic"
@@ -20,7 +19,7 @@ type Config struct {
 	Timeout      time.Duration // of one request, from its headers on (default 30s); of a stream, until it begins
 	MaxStreams   int           // event streams at one time (default 1024), half of them of one caller
 	Heartbeat    time.Duration // between the signs of life of a stream (default 15s)
-	StreamWrite  time.Duration // that a stream's reader may take for what is sent (default 10s)
+	StreamWrite  time.Duration // that a reader may take for what is sent: of a stream, or of an answer of fair size (default 10s)
 	// Draining refuses new event streams once it is closed. Those that are
 	// there are ended by the Service, which is told by the same channel. nil:
 	// never.
@@ -74,6 +73,7 @@ type handler struct {
 	inFlight atomic.Int64
 	batches  *places
 	streams  *places
+	overload quiet
 }
 
 // New returns the API.
@@ -82,32 +82,4 @@ func New(c Config) http.Handler {
 	h := &handler{cfg: c, service: c.Service, batches: newPlaces(c.MaxBatches, "batches"), streams: newPlaces(c.MaxStreams, "event streams")}
 	h.router = newRouter(routes(c.Service))
 	return h
-}
-
-// Bounds of connections. A body has readTimeout to arrive; a header as large
-// as maxHeader holds any token that authentication would look at. An answer
-// may take writeTimeout, because making an RSA key on a slow token takes
-// long.
-const (
-	headerTimeout = 5 * time.Second
-	readTimeout   = 30 * time.Second
-	writeTimeout  = 3 * time.Minute
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 32 << 10
-	stuckTimeout  = 30 * time.Second // an HTTP/2 connection whose peer takes nothing more is closed
-)
-
-// NewServer returns a server for the API with the time and size limits that
-// net/http lacks by default. tlsConfig may be nil where tests have their own.
-func NewServer(h http.Handler, tlsConfig *tls.Config, log *slog.Logger) *http.Server {
-	if log == nil {
-		log = slog.Default()
-	}
-	return &http.Server{
-		Handler: h, TLSConfig: tlsConfig, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes:               maxHeader,
-		HTTP2:                        &http.HTTP2Config{WriteByteTimeout: stuckTimeout},
-		DisableGeneralOptionsHandler: true, // OPTIONS * is authenticated like everything else
-	}
 }

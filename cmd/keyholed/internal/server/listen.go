@@ -72,8 +72,6 @@ func open(ctx context.Context, key, addr string) (net.Listener, error) {
 func (l *listeners) handle(files *tlsfiles.Files, api, ops http.Handler, log *slog.Logger) {
 	l.apiSrv = rest.NewServer(l.hangUp(api), files.ServerConfig(), log)
 	l.apiSrv.ConnState = l.count
-	// A peer that died silently is noticed, and its requests are given up.
-	l.apiSrv.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	l.opsSrv = &http.Server{
 		Handler: ops, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), ReadTimeout: opsReadTimeout,
 		WriteTimeout: opsWriteTimeout, IdleTimeout: opsIdleTimeout, MaxHeaderBytes: opsMaxHeader,
