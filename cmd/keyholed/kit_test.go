@@ -51,6 +51,14 @@ type process struct {
 // start starts keyholed and waits until it serves or ends.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
+	p := launch(t, args...)
+	p.await()
+	return p
+}
+
+// launch starts keyholed.
+func launch(t *testing.T, args ...string) *process {
+	t.Helper()
 	p := &process{t: t, log: newWatchedBuffer(), out: newWatchedBuffer(), exited: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Env = append(os.Environ(), asKeyholed+"=1")
@@ -75,12 +83,17 @@ func start(t *testing.T, args ...string) *process {
 			t.Logf("keyholed %s\nstandard output:\n%s\nstandard error:\n%s", strings.Join(args, " "), p.out, p.log)
 		}
 	})
+	return p
+}
+
+// await waits until keyholed serves or ends.
+func (p *process) await() {
+	p.t.Helper()
 	line := regexp.MustCompile(`(?m)^keyholed serves (https://\S+) \((?:operations: (http://[^)]+)|no operations listener)\)$`)
-	p.out.waitFor(t, p, func(text string) bool { return line.MatchString(text) })
+	p.out.waitFor(p.t, p, func(text string) bool { return line.MatchString(text) })
 	if m := line.FindStringSubmatch(p.out.String()); m != nil {
 		p.api, p.ops = m[1], m[2]
 	}
-	return p
 }
 
 // serving is start for a keyholed that must come up.

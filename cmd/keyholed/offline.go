@@ -54,7 +54,7 @@ func (a *app) openOffline(ctx context.Context, cfg *config.Config, o core.Option
 
 // stopFirst says what to do about a gateway that runs.
 func stopFirst(err error) error {
-	if errors.Is(err, audit.ErrInUse) || errors.Is(err, core.ErrStoreInUse) {
+	if errors.Is(err, audit.ErrInUse) || errors.Is(err, core.ErrStoreInUse) || errors.Is(err, core.ErrGatewaysLive) {
 		return exit.With(exit.Status(err), "stop the gateway first; a running one compares tokens and database by itself each hour, and when asked to (POST /v1/admin/reconcile)", err)
 	}
 	return err
@@ -109,6 +109,9 @@ func (a *app) commandLog(verbose bool) *slog.Logger {
 
 // needsDatabase refuses to make one by accident.
 func needsDatabase(cfg *config.Config) error {
+	if cfg.Store.Shared() {
+		return nil // whether it is empty shows when it is open
+	}
 	if _, err := os.Stat(cfg.Store.SQLite); errors.Is(err, fs.ErrNotExist) {
 		return exit.With(exit.Store, "see that store.sqlite names the database of the gateway; if it is lost, `keyholed adopt` makes it anew from the keys on the token",
 			fmt.Errorf("there is no database %s", cfg.Store.SQLite))

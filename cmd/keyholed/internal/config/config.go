@@ -8,6 +8,7 @@ package config
 
 import (
 	"log/slog"
+	"strings"
 	"time"
 
 	"keyhole/cmd/keyholed/internal/strictyaml"
@@ -98,6 +99,15 @@ type Postgres struct {
 	CAFile       string `yaml:"ca_file,path"`
 	CertFile     string `yaml:"cert_file,path"`
 	KeyFile      string `yaml:"key_file,path"`
+}
+
+// Where names the database for people.
+func (s Store) Where() string {
+	if s.SQLite != "" {
+		return s.SQLite
+	}
+	where, _, _ := strings.Cut(s.Postgres.URL, "?")
+	return where
 }
 
 // Shared reports whether other gateways may have the same store.

@@ -177,3 +177,22 @@ func (t *Token) PIN() ([]byte, error) {
 }
 
 const maxPIN = 255
+
+// Password returns what reads the password, anew at each call, or nil if
+// there is none. No error of it shows what it read.
+func (p Postgres) Password() func() ([]byte, error) {
+	if p.PasswordFile == "" {
+		return nil
+	}
+	return func() ([]byte, error) {
+		text, err := os.ReadFile(p.PasswordFile)
+		var pe *os.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading the password file: %w", err)
+		}
+		return text, nil
+	}
+}

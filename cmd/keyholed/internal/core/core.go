@@ -74,7 +74,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (_ *Core, err error)
 	if err := setModuleEnv(c); err != nil {
 		return nil, err
 	}
-	if k.Token, err = hsm.Open(ctx, hsmConfig(c, o.Log, o.Observe)); err != nil {
+	if k.Token, err = openTokens(ctx, c, o); err != nil {
 		return nil, HSMError(err)
 	}
 	if err := k.openStore(ctx, o); err != nil {

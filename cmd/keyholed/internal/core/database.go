@@ -2,16 +2,21 @@ package core
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
+	"time"
 
 	"keyhole/cmd/keyholed/internal/exit"
+	"keyhole/keys"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
 // openStore opens the store by the key that is on a token.
 func (k *Core) openStore(ctx context.Context, o Options) error {
 	if k.config.Store.Shared() {
-		return exit.With(exit.Config, "", errors.New("PostgreSQL"))
+		return k.openPostgres(ctx, o)
 	}
 	return k.openSQLite(ctx, o)
 }
@@ -35,4 +40,126 @@ func (k *Core) openSQLite(ctx context.Context, o Options) (err error) {
 	}
 	k.Store = db
 	return nil
+}
+
+func (k *Core) openPostgres(ctx context.Context, o Options) error {
+	seal, err := sharedSeal(ctx, k.Token, false)
+	switch {
+	case errors.Is(err, keys.ErrNotFound):
+		if seal, err = k.beginSeal(ctx, o); err != nil {
+			return err
+		}
+	case err != nil:
+		return HSMError(err)
+	}
+	db, err := k.reach(ctx, o, seal)
+	clear(seal)
+	if err != nil {
+		return err
+	}
+	k.Store = db
+	if o.Rehearse {
+		k.Store = &rehearsed{Store: db}
+	}
+	return k.begun(ctx, o)
+}
+
+// sealLease is held by the gateway that makes the key for an empty database.
+const sealLease = "seal"
+
+// beginSeal makes the key that no token has, for a database in which nothing
+// is sealed by another one. Of gateways that begin at once one makes it, under
+// a lease. The store is opened for its leases by a key that nobody keeps.
+func (k *Core) beginSeal(ctx context.Context, o Options) (seal []byte, err error) {
+	view, err := k.reach(ctx, o, throwAway())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, StoreError(view.Close())) }()
+	ctx, done, err := lease.New(lease.Config{Store: view, Holder: k.Node.Instance, Log: k.log}).Wait(ctx, sealLease)
+	if err != nil {
+		return nil, StoreError(err)
+	}
+	defer done()
+	seal, err = sharedSeal(ctx, k.Token, false) // by whoever had the lease before
+	if !errors.Is(err, keys.ErrNotFound) {
+		return seal, HSMError(err)
+	}
+	empty, verr := vacant(ctx, view)
+	switch {
+	case verr != nil:
+		return nil, StoreError(verr)
+	case !empty && !o.NewSeal, !o.Serve && !o.NewSeal:
+		return nil, foreignStore(k.config.Store.Where(), err)
+	case o.Rehearse:
+		return throwAway(), nil
+	}
+	seal, err = sharedSeal(ctx, k.Token, true)
+	return seal, HSMError(err)
+}
+
+func throwAway() []byte {
+	key := make([]byte, sealSize)
+	rand.Read(key) // never fails (Go 1.24)
+	return key
+}
+
+// vacant reports whether no key was ever stored. The list of blocked
+// principals is not looked at: it cannot be read by another key.
+func vacant(ctx context.Context, db store.Store) (bool, error) {
+	all, revision, err := db.Load(ctx)
+	return len(all) == 0 && revision == 0, err
+}
+
+// begun seals what a database begins with by the key that is used from now
+// on, and refuses an empty one to a command that needs what is in it.
+func (k *Core) begun(ctx context.Context, o Options) error {
+	empty, err := vacant(ctx, k.Store)
+	if err != nil || !empty {
+		return StoreError(err)
+	}
+	if !o.Serve && !o.NewSeal {
+		return exit.With(exit.Store, "see that store.postgres names the database of the gateways; if it is lost, `keyholed adopt` makes it anew from the keys on the token",
+			fmt.Errorf("the database %s is empty", k.config.Store.Where()))
+	}
+	if _, err = k.Store.Blocked(ctx); errors.Is(err, keys.ErrTampered) && !o.NewSeal {
+		_, err = k.Store.AdoptBlocks(ctx)
+	} else if o.NewSeal {
+		return nil // adopt looks at it itself
+	}
+	return StoreError(err)
+}
+
+// reachEvery is how often a start tries to open a store that cannot be.
+const reachEvery = time.Second
+
+// reach opens the PostgreSQL store. A gateway waits for it as long as the
+// configuration says: when a whole site starts, the database may be the last.
+func (k *Core) reach(ctx context.Context, o Options, seal []byte) (*store.Postgres, error) {
+	deadline, said := time.Now(), ""
+	if o.Serve {
+		deadline = deadline.Add(k.config.Store.StartWait)
+	}
+	for {
+		db, err := store.OpenPostgres(ctx, PostgresConfig(k.config, k.log), seal)
+		switch {
+		case err == nil:
+			if said != "" {
+				k.log.InfoContext(ctx, "the store is there")
+			}
+			return db, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case !errors.Is(err, keys.ErrStore), time.Now().After(deadline):
+			return nil, exit.With(exit.Store, "a gateway does not start without its database; store.start_wait says how long it waits for it", err)
+		}
+		if said != err.Error() {
+			said = err.Error()
+			k.log.ErrorContext(ctx, "the store cannot be opened; trying again", "until", deadline.UTC().Truncate(time.Second), "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(reachEvery):
+		}
+	}
 }

@@ -26,9 +26,10 @@ const (
 	// without a heartbeat that was kept, beyond the time between two of them.
 	margin = 4 * time.Second
 
-	// joinWait is how long a start waits for its name, which is free five
-	// seconds after a gateway was killed, and for a command that was killed
-	// while it was alone (lease.TTL).
+	// nameWait is how long a start waits for its name, which is free five
+	// seconds after a gateway was killed; joinWait, for a command that was
+	// killed while it was alone (lease.TTL).
+	nameWait  = 10 * time.Second
 	joinWait  = 20 * time.Second
 	joinEvery = 500 * time.Millisecond
 
@@ -89,13 +90,11 @@ func (k *Core) join(ctx context.Context) error {
 		}
 		return StoreError(k.Cache.Refresh(ctx))
 	}
-	deadline := time.Now().Add(joinWait)
+	began := time.Now()
 	for told := false; ; told = true {
 		err := k.enter(ctx)
-		if !errors.Is(err, store.ErrNameTaken) && !errors.Is(err, lease.ErrTaken) {
-			return err
-		}
-		if time.Now().After(deadline) {
+		taken := errors.Is(err, store.ErrNameTaken)
+		if waited := time.Since(began); !taken && !errors.Is(err, lease.ErrTaken) || taken && waited > nameWait || waited > joinWait {
 			return err
 		}
 		if !told {

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -34,6 +35,29 @@ func hsmConfig(c *config.Config, log *slog.Logger, observe func(function, token,
 		})
 	}
 	return h
+}
+
+// How often, and with what pauses, a token is looked for that gateways share.
+const (
+	looks     = 5
+	lookAgain = 200 * time.Millisecond
+)
+
+// openTokens opens the tokens. SoftHSM writes a token's file anew at each
+// login, and whoever begins just then does not see the token: where there are
+// other gateways, one that is not found is looked for again.
+func openTokens(ctx context.Context, c *config.Config, o Options) (*hsm.HSM, error) {
+	for look := 1; ; look++ {
+		h, err := hsm.Open(ctx, hsmConfig(c, o.Log, o.Observe))
+		if !c.Store.Shared() || !errors.Is(err, hsm.ErrNoToken) || look == looks {
+			return h, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(lookAgain):
+		}
+	}
 }
 
 // unmarked names the tokens that keep no marks of revocations.

@@ -235,7 +235,9 @@ func TestNames(t *testing.T) {
 	})
 	s.WatchStore(StoreState{
 		Health: func() store.Health { return store.Health{} },
-		Nodes:  func(context.Context) ([]keys.Node, uint64, error) { return []keys.Node{{Name: "n", Live: true}}, 1, nil },
+		Nodes: func(context.Context) ([]keys.Node, uint64, error) {
+			return []keys.Node{{Name: "n", Live: true}}, 1, nil
+		},
 	})
 	s.Webhook("w", "delivered")
 	all, err := s.registry.Gather()

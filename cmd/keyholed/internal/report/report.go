@@ -41,7 +41,7 @@ func Write(to io.Writer, c *config.Config, files *material.Set, now time.Time) e
 	for _, t := range c.Tokens {
 		row("token "+t.Name, "%s in %s, PIN from %s, %d sessions", selector(t), t.Module, pinSource(t), t.Sessions)
 	}
-	row("store", "SQLite %s", c.Store.SQLite)
+	row("store", "%s", database(c.Store))
 	row("audit", "%s", c.Audit.Dir)
 	var byURL []string
 	for _, i := range c.Auth.Issuers {
@@ -88,6 +88,20 @@ func orNone(words []string) string {
 		return "for no act"
 	}
 	return "for " + strings.Join(words, ", ")
+}
+
+func database(s config.Store) string {
+	if !s.Shared() {
+		return "SQLite " + s.SQLite
+	}
+	by := "without a password"
+	if s.Postgres.PasswordFile != "" {
+		by = "password from " + s.Postgres.PasswordFile
+	}
+	if s.Postgres.CertFile != "" {
+		by += ", client certificate " + s.Postgres.CertFile
+	}
+	return "PostgreSQL " + s.Where() + ", " + by
 }
 
 func describe(c *x509.Certificate) string {
