@@ -100,7 +100,12 @@ type commitError struct{ err error }
 func (e *commitError) Error() string { return "it may have been committed: " + e.err.Error() }
 func (e *commitError) Unwrap() error { return e.err }
 
-func transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(tx *sql.Tx) error) error {
+// beginner is an *sql.DB or *sql.Conn.
+type beginner interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+}
+
+func transact(ctx context.Context, db beginner, opts *sql.TxOptions, f func(tx *sql.Tx) error) error {
 	tx, err := db.BeginTx(ctx, opts)
 	if err != nil {
 		return err

@@ -55,15 +55,16 @@ func readable(rows *sql.Rows, name *string, dest ...any) (ok bool, err error) {
 	if err := rows.Scan(values...); err != nil {
 		return false, err
 	}
-	switch v := (*values[0].(*any)).(type) {
-	case string:
-		*name = v
-	case []byte:
-		*name = string(v)
-	default:
-		*name = fmt.Sprint(v)
-	}
+	*name = nameOf(*values[0].(*any))
 	return false, nil
+}
+
+// nameOf returns the name of a row in words, whatever is in its column.
+func nameOf(v any) string {
+	if b, ok := v.([]byte); ok {
+		return string(b)
+	}
+	return fmt.Sprint(v)
 }
 
 const keyColumns = `name, purpose, algorithm, bits, description, tags, token, policy, epoch, created_at, delete_at, revision, mac`
