@@ -27,6 +27,7 @@
 //	condition = "nth" N | "from" N | "to" N   of the calls since the order was given
 //	          | "each" N                      every N-th of them
 //	          | "token" LABEL                 only on this token
+//	          | "id" N                        makes an order differ from an equal one before
 //	action    = "return" CODE        without calling the real module
 //	          | "after" CODE         after having called it: done, but an error
 //	          | "stall" [ DURATION ] then go on; without one, when the line is gone

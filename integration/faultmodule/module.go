@@ -10,50 +10,82 @@ import (
 	"sync"
 )
 
-// Module is a built module. Its methods may be called concurrently, also while
-// other processes use the module.
+// Module is a built module. Other processes may use it too; the orders are one
+// Module's to give. Its methods may be called concurrently, but for Add and
+// Remove, which take what was given last for a start.
 type Module struct {
 	Path string // of the library
 
-	mu     sync.Mutex
-	orders []string
-	set    uint64 // how often orders were written
+	mu    sync.Mutex
+	given []order
+	set   uint64 // how often orders were written
+}
+
+// order is a line of the file. An order that was taken back and is given again
+// is another one, also when the module has not looked in between.
+type order struct {
+	text string
+	id   uint64
+}
+
+func (o order) line() string {
+	function, rest, ok := strings.Cut(o.text, " ")
+	if !ok || !strings.HasPrefix(function, "C_") && function != "*" {
+		return o.text
+	}
+	return fmt.Sprintf("%s id %d %s", function, o.id, rest)
 }
 
 // Set replaces all orders. Every call that begins after it meets the new ones.
 func (m *Module) Set(orders ...string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.write(slices.Clone(orders))
+	m.set++
+	before := m.given
+	m.given = nil
+	for _, text := range orders {
+		o := order{text: strings.TrimSpace(text), id: m.set<<16 + uint64(len(m.given))}
+		if i := slices.IndexFunc(before, func(old order) bool { return old.text == o.text }); i >= 0 {
+			o = before[i]
+			before = slices.Delete(slices.Clone(before), i, i+1)
+		}
+		m.given = append(m.given, o)
+	}
+	return m.write()
 }
 
-// Add gives one more order; the others keep their counts.
-func (m *Module) Add(orders ...string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.write(append(slices.Clone(m.orders), orders...))
-}
+// Add gives more orders; the others keep their counts.
+func (m *Module) Add(orders ...string) error { return m.Set(append(m.texts(), orders...)...) }
 
 // Remove takes orders back, and lets go of what they stall.
 func (m *Module) Remove(orders ...string) error {
+	return m.Set(slices.DeleteFunc(m.texts(), func(o string) bool { return slices.Contains(orders, o) })...)
+}
+
+func (m *Module) texts() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.write(slices.DeleteFunc(slices.Clone(m.orders), func(o string) bool { return slices.Contains(orders, o) }))
+	var all []string
+	for _, o := range m.given {
+		all = append(all, o.text)
+	}
+	return all
 }
 
 // write makes the file of orders, whole or not at all, and says so to the
 // module. m.mu is held.
-func (m *Module) write(orders []string) error {
-	text := strings.Join(append(orders, ""), "\n")
+func (m *Module) write() error {
+	var text strings.Builder
+	for _, o := range m.given {
+		text.WriteString(o.line() + "\n")
+	}
 	tmp := m.Path + ".orders.new"
-	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(tmp, []byte(text.String()), 0o600); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, m.Path+".orders"); err != nil {
 		return err
 	}
-	m.orders = orders
-	m.set++
 	f, err := os.OpenFile(m.Path+".counts", os.O_WRONLY, 0)
 	if err != nil {
 		return err

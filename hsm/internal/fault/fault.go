@@ -43,17 +43,21 @@ var (
 // ErrIdentity says that an object is not the key that was asked for.
 var ErrIdentity = fmt.Errorf("not the key that was asked for: %w", keys.ErrHSM)
 
+// ErrOutdated says that the token was logged in to anew while a call ran.
+var ErrOutdated = fmt.Errorf("the token was reset during the call: %w", keys.ErrHSM)
+
 // Class says what to do about an error.
 type Class int
 
 const (
-	None    Class = iota
-	Caller        // the input: nothing is wrong with the token
-	Session       // drop the session, once more with a new one
-	Handle        // find the object again, once more
-	Login         // log in again (single-flight), once more
-	PIN           // never again
-	Device        // the breaker counts it; reopen the module
+	None     Class = iota
+	Caller         // the input: nothing is wrong with the token
+	Session        // drop the session, once more with a new one
+	Handle         // find the object again, once more
+	Login          // log in again (single-flight), once more
+	Outdated       // the result may be another key's: once more
+	PIN            // never again
+	Device         // the breaker counts it; reopen the module
 )
 
 // Of judges an error. It is the only place that does. Errors that are
@@ -63,6 +67,9 @@ func Of(err error) Class {
 	var e *Error
 	if err == nil {
 		return None
+	}
+	if errors.Is(err, ErrOutdated) {
+		return Outdated
 	}
 	if !errors.As(err, &e) {
 		return Caller

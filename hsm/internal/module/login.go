@@ -12,15 +12,17 @@ import (
 	"keyhole/keys"
 )
 
-// login logs in again, unless somebody else has since generation seen. The
-// caller is inside the module and holds a session that is not logged in.
+// login logs in again, unless somebody else has since there were seen logins.
+// The caller is inside the module and holds a session that was not logged in
+// then.
 func (t *Token) login(seen uint64) error {
 	t.loginMu.Lock()
 	defer t.loginMu.Unlock()
-	if t.gen.Load() != seen {
+	if t.logins.Load() != seen {
 		return nil
 	}
 	t.gen.Add(1) // before the login: see the package comment
+	t.sweep()
 	err := t.configure()
 	switch {
 	case err == nil:
@@ -37,6 +39,7 @@ func (t *Token) renew() error {
 	t.loginMu.Lock()
 	defer t.loginMu.Unlock()
 	t.gen.Add(1)
+	t.sweep()
 	return t.configure()
 }
 
@@ -82,6 +85,7 @@ func (t *Token) configure() error {
 	}
 	t.contexts.current = c
 	t.contexts.mu.Unlock()
+	t.logins.Add(1)
 	return nil
 }
 

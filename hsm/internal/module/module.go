@@ -43,6 +43,8 @@ type module struct {
 	// context.
 	admin chan struct{}
 
+	numbers numbers
+
 	mu       sync.Mutex
 	epoch    uint64            // grows with every C_Finalize
 	tokens   map[string]*Token // open ones, by serial number
@@ -84,7 +86,7 @@ func load(path string) (*module, error) {
 	}
 	m := &module{
 		path: resolved, ctx: ctx, calls: calls, admin: make(chan struct{}, 1),
-		tokens: map[string]*Token{}, refused: map[string]bool{},
+		tokens: map[string]*Token{}, refused: map[string]bool{}, numbers: newNumbers(),
 	}
 	modules.byPath[resolved] = m
 	return m, nil

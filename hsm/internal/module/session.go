@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -22,6 +23,9 @@ type Session struct {
 	open  bool
 	gen   uint64 // the token's generation; see the package comment
 	epoch uint64 // the module's; handles of an earlier one are nobody's
+
+	busy atomic.Bool // in Exec
+	lost atomic.Bool // its number was given to another one: see numbers
 }
 
 // Ctx is the library, to be called with Handle.
@@ -33,11 +37,21 @@ func (s *Session) Handle() pkcs11.SessionHandle { return s.h }
 // Generation is what handles that were found over s are good for.
 func (s *Session) Generation() uint64 { return s.gen }
 
+// Outdated reports whether the token was logged in to anew since s was made
+// ready. What a call over s has brought then came, perhaps, from another key
+// than the one that its handle was found for.
+func (s *Session) Outdated() bool { return s.gen != s.t.gen.Load() || s.lost.Load() }
+
+// repairs are how often a call may repair what turns out to be bad.
+var repairs = [...]int{fault.Session: 1, fault.Handle: 1, fault.Login: 1, fault.Outdated: 3, fault.Device: 0}
+
 // Exec runs op over s, and repairs a session, handle or login that turns out
 // to be bad, each once. op must be good for repetition.
 func (t *Token) Exec(s *Session, op func(*Session) ([]byte, error)) (out []byte, err error) {
 	t.mod.enter()
 	defer t.mod.leave()
+	s.busy.Store(true)
+	defer s.busy.Store(false)
 	if down := t.down.Load(); down != nil {
 		return nil, *down
 	}
@@ -47,7 +61,7 @@ func (t *Token) Exec(s *Session, op func(*Session) ([]byte, error)) (out []byte,
 			out, err = nil, fmt.Errorf("panic in a PKCS#11 call: %v: %w", r, keys.ErrHSM)
 		}
 	}()
-	var repaired [fault.Device + 1]bool
+	left := repairs
 	for {
 		if err = t.Ready(s); err == nil {
 			if out, err = op(s); err == nil {
@@ -57,10 +71,10 @@ func (t *Token) Exec(s *Session, op func(*Session) ([]byte, error)) (out []byte,
 		// After an error the session may hold an unfinished operation.
 		s.Drop()
 		c := fault.Of(err)
-		if repaired[c] || c != fault.Session && c != fault.Handle && c != fault.Login {
+		if left[c] == 0 {
 			return nil, err
 		}
-		repaired[c] = true
+		left[c]--
 	}
 }
 
@@ -74,7 +88,7 @@ func (t *Token) Inside(f func() error) error {
 // Ready makes s a logged-in session of the token's present generation. The
 // caller is inside the module.
 func (t *Token) Ready(s *Session) error {
-	if s.open && s.gen == t.gen.Load() {
+	if s.open && !s.Outdated() {
 		return nil
 	}
 	s.Drop()
@@ -82,14 +96,12 @@ func (t *Token) Ready(s *Session) error {
 	if s.RW {
 		flags |= pkcs11.CKF_RW_SESSION
 	}
-	start := time.Now()
-	h, err := t.mod.ctx.OpenSession(t.slot.Load().ID, flags)
-	if err := t.note(fault.OpOpenSession, start, err); err != nil {
+	h, err := t.openSession(s, flags)
+	if err != nil {
 		return err
 	}
-	s.t, s.h, s.open, s.epoch = t, h, true, t.mod.currentEpoch()
 	for range 2 {
-		seen := t.gen.Load()
+		seen := t.logins.Load()
 		info, err := t.mod.ctx.GetSessionInfo(h)
 		if err != nil {
 			s.Drop()
@@ -112,10 +124,15 @@ func (t *Token) Ready(s *Session) error {
 // module. A session of an earlier epoch is only forgotten: its handle may be
 // somebody else's by now.
 func (s *Session) Drop() {
-	if s.open && s.epoch == s.t.mod.currentEpoch() {
-		_ = s.t.mod.ctx.CloseSession(s.h) // it is given up, whatever the answer
+	if !s.open {
+		return
 	}
 	s.open = false
+	s.t.mod.numbers.alone(func() {
+		if s.t.mod.numbers.give(s) && s.epoch == s.t.mod.currentEpoch() {
+			_ = s.t.mod.ctx.CloseSession(s.h) // it is given up, whatever the answer
+		}
+	})
 }
 
 // Close is Drop for whoever is not inside the module.

@@ -41,6 +41,7 @@ type Token struct {
 	slot atomic.Pointer[Slot] // set before anything else happens
 
 	gen     atomic.Uint64         // see the package comment
+	logins  atomic.Uint64         // that have succeeded
 	down    atomic.Pointer[error] // why the token cannot be used at all, or nil
 	loginMu sync.Mutex            // one login at a time
 

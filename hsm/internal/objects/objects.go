@@ -50,7 +50,7 @@ type Object struct {
 	check []byte
 	pub   *public.Key // nil for secret keys
 
-	mu    sync.Mutex // held while searching: one search at a time
+	turn  chan struct{} // capacity 1: held while searching
 	found atomic.Pointer[found]
 }
 
@@ -90,7 +90,7 @@ func (o *Object) is(ref *keys.Ref) bool {
 }
 
 func newObject(ref *keys.Ref) (*Object, error) {
-	o := &Object{id: ref.ID, alg: ref.Algorithm, bits: ref.Bits, spki: bytes.Clone(ref.PublicKey), check: bytes.Clone(ref.Check)}
+	o := &Object{id: ref.ID, alg: ref.Algorithm, bits: ref.Bits, spki: bytes.Clone(ref.PublicKey), check: bytes.Clone(ref.Check), turn: make(chan struct{}, 1)}
 	if !ref.Algorithm.Family().Asymmetric() {
 		if len(ref.Check) == 0 {
 			return nil, fmt.Errorf("%s has no check value to know its key by: %w", ref.Label, fault.ErrIdentity)
@@ -115,12 +115,15 @@ func newObject(ref *keys.Ref) (*Object, error) {
 // (module.Exec makes one) finds it again.
 func (k *Keys) Use(s *module.Session, o *Object, op func(mech.Key) ([]byte, error)) ([]byte, error) {
 	h, err := k.locate(s, o)
-	if err != nil {
-		return nil, err
+	var out []byte
+	if err == nil {
+		if out, err = op(o.key(h)); fault.Of(err) == fault.Handle {
+			o.found.Store(nil)
+		}
 	}
-	out, err := op(o.key(h))
-	if fault.Of(err) == fault.Handle {
-		o.found.Store(nil)
+	if s.Outdated() { // good or bad, it may have come from another key
+		clear(out)
+		return nil, fault.ErrOutdated
 	}
 	return out, err
 }
@@ -131,6 +134,8 @@ const (
 	findAttempts  = 3
 	freshAttempts = 30 // of an object that was made just now: it must be there
 	findPause     = 10 * time.Millisecond
+
+	searchPatience = 500 * time.Millisecond // with another search for the same object
 )
 
 // locate returns the object's handle for the session's generation. It is
@@ -139,8 +144,11 @@ func (k *Keys) locate(s *module.Session, o *Object) (pkcs11.ObjectHandle, error)
 	if f := o.found.Load(); f != nil && f.gen == s.Generation() {
 		return f.handle, nil
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	select {
+	case o.turn <- struct{}{}:
+		defer func() { <-o.turn }()
+	case <-time.After(searchPatience): // with one that hangs: it must not take every session with it
+	}
 	if f := o.found.Load(); f != nil && f.gen == s.Generation() {
 		return f.handle, nil
 	}

@@ -8,6 +8,7 @@
 #ifndef FAULT_H
 #define FAULT_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -48,6 +49,7 @@ struct order {
 	const char *line; /* its text: an order that stays keeps its count */
 	bool functions[FUNCTIONS];
 	ul nth, from, to, each; /* 0: no such condition */
+	ul id;                  /* makes it another one than an equal one of before */
 	char token[LABEL + 1];  /* "": any */
 	enum act act;
 	ul value; /* a code, flags, a length, or nanoseconds */
@@ -83,7 +85,7 @@ long code_named(const char *name);    /* -1: none */
 bool asks_size(int function, const ul *v);
 
 /* objects.c; the caller holds the lock of module.c, for writing where it says so */
-struct session { _Atomic ul real; ul slot; char token[LABEL + 1]; };
+struct session { _Atomic ul real; ul slot; char token[LABEL + 1]; pthread_mutex_t calling; };
 extern struct list *real;
 extern struct counts *counts;
 void label_of_slot(ul slot, char label[LABEL + 1]);

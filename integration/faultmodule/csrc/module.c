@@ -110,8 +110,25 @@ static ul pin_flags(const struct orders *o)
 	return 0x10000 | (wrong >= o->pin_tries ? 0x40000 : wrong + 1 == o->pin_tries ? 0x20000 : 0);
 }
 
-/* inner calls the real module, with its own handles. v is changed. */
+static ul inside(int i, ul *v, const struct orders *o);
+
+/* inner calls the real module, with its own handles. v is changed. Calls over
+ * one session follow each other: SoftHSM crashes when a caller goes on using a
+ * number that was given to another one after a reset. */
 static ul inner(int i, ul *v, const struct orders *o)
+{
+	if (kinds[i][0] != 's')
+		return inside(i, v, o);
+	struct session *s = session_of(v[0]);
+	if (s == NULL)
+		return CKR_SESSION_HANDLE_INVALID;
+	pthread_mutex_lock(&s->calling);
+	ul rv = inside(i, v, o);
+	pthread_mutex_unlock(&s->calling);
+	return rv;
+}
+
+static ul inside(int i, ul *v, const struct orders *o)
 {
 	const char *kind = kinds[i];
 	ul session = v[0];

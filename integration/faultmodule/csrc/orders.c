@@ -89,7 +89,7 @@ static bool order(struct order *o, const char *word, char **rest)
 		o->functions[i] = f < 0 ? kinds[i][0] == 's' : i == f;
 	while ((word = strtok_r(NULL, SPACE, rest)) != NULL) {
 		ul *n = strcmp(word, "nth") == 0 ? &o->nth : strcmp(word, "from") == 0 ? &o->from :
-			strcmp(word, "to") == 0 ? &o->to : strcmp(word, "each") == 0 ? &o->each : NULL;
+			strcmp(word, "to") == 0 ? &o->to : strcmp(word, "each") == 0 ? &o->each : strcmp(word, "id") == 0 ? &o->id : NULL;
 		if (n != NULL) {
 			if (!number(strtok_r(NULL, SPACE, rest), n) || *n == 0)
 				return false;
