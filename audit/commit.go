@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"strconv"
@@ -13,7 +14,7 @@ import (
 	"keyhole/audit/segment"
 )
 
-// batch is what one write and one fsync make durable.
+// batch is what is made durable at once.
 type batch struct {
 	entries []entry
 	records int
@@ -210,7 +211,8 @@ func (l *Log) settle(b *batch, f *fault, probe bool, err error) {
 func (l *Log) due() bool { return !time.Now().Before(l.fault.next) }
 
 // write puts a batch at the end of the log: its nodes into the tree's file,
-// which a crash may lose, then its lines into the segment, which it may not.
+// which a crash may lose, then its lines into the segment, durably by the
+// journal.
 // When that fails the segment is given up: see the package comment. Only the
 // committer calls it.
 func (l *Log) write(b *batch) error {
@@ -240,7 +242,7 @@ func (l *Log) write(b *batch) error {
 	}
 	err := l.nodes.Put(before.Size(), l.stored)
 	if err == nil {
-		err = l.seg.append(l.buf)
+		err = l.seg.append(l.buf, l.persist)
 	}
 	if cap(l.buf) > maxKept {
 		l.buf, l.stored = nil, nil
@@ -263,10 +265,14 @@ func (l *Log) nextSegment() error {
 	if l.seg.size < l.maxSize && (l.segBegan.IsZero() || l.clock().Sub(l.segBegan) < l.maxAge) || l.seg.size == 0 {
 		return nil
 	}
+	if err := l.seg.f.Sync(); err != nil {
+		return fmt.Errorf("sealing a segment of the audit log: %w", err)
+	}
 	next, err := createSegment(segment.Path(l.dir, l.seg.number+1))
 	if err != nil {
 		return fmt.Errorf("beginning a segment of the audit log: %w", err)
 	}
+	l.journal.Restart()
 	// Whoever seals it later finds what was acknowledged; closing cannot undo it.
 	_ = l.seg.f.Close()
 	l.seg, l.segBegan = next, time.Time{}
@@ -274,28 +280,44 @@ func (l *Log) nextSegment() error {
 }
 
 // reopen gets over a fault: it cuts the segment back to what was
-// acknowledged and records what happened, which proves that there is room
-// again. Only the committer calls it.
+// acknowledged, writes the part of it anew that the journal holds, and records
+// what happened, which proves that there is room again. Only the committer
+// calls it.
 func (l *Log) reopen(f *fault) error {
 	seg, cut, err := openSegment(l.seg.path, l.seg.size, l.seg.last)
 	if err != nil {
 		return err
 	}
-	l.seg = seg
+	j, _, err := openJournal(l.dir, l.seg.size)
+	if err != nil {
+		return errors.Join(err, seg.f.Close())
+	}
+	_ = l.journal.Close() // what it could still say is of no use
+	l.seg, l.journal = seg, j
 	l.mu.Lock()
-	b := l.recovered(f, cut, false)
+	b := l.recovered(f, repair{cut: cut})
 	l.mu.Unlock()
 	return l.write(b)
 }
 
+// repair is what was done to a log.
+type repair struct {
+	cut      int64 // bytes of an unfinished line
+	restored int64 // bytes that were in the journal only
+	rebuilt  bool  // the hashes, from the lines
+}
+
 // recovered is the batch that records a repair.
-func (l *Log) recovered(f *fault, cut int64, rebuilt bool) *batch {
+func (l *Log) recovered(f *fault, did repair) *batch {
 	l.last = later(l.last, l.clock())
 	r := Record{
 		Principal: SystemPrincipal, Action: ActionRecover, Outcome: OutcomeOK,
-		Details: map[string]string{"bytes_cut": strconv.FormatInt(cut, 10)},
+		Details: map[string]string{"bytes_cut": strconv.FormatInt(did.cut, 10)},
 	}
-	if rebuilt {
+	if did.restored > 0 {
+		r.Details["bytes_restored"] = strconv.FormatInt(did.restored, 10)
+	}
+	if did.rebuilt {
 		r.Details["hashes"] = "rebuilt"
 	}
 	if f != nil {

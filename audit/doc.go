@@ -4,7 +4,7 @@
 // A log is a directory of segments, 00000001.jsonl and so on, one JSON object
 // a line, numbered by seq from 0 without gaps across segments and restarts. A
 // record is acknowledged when its line is on the disk, and only then:
-// concurrent callers share one write and one fsync. What was acknowledged is
+// concurrent callers share one write and its way to the disk (package journal). What was acknowledged is
 // never cut, rewritten or skipped; what was not may still be there.
 //
 // Crash safety rests on one invariant: behind the last acknowledged byte of

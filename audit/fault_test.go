@@ -83,14 +83,22 @@ func TestDeviceErrors(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		file string
+		full bool // the journal is, so that the segment is synced
 		err  error
 	}{
-		"fsync fails":   {"/dev/null", syscall.EINVAL}, // takes the write, cannot fsync
-		"no space left": {"/dev/full", syscall.ENOSPC},
+		"fsync fails":   {"/dev/null", true, syscall.EINVAL}, // takes the write, cannot fsync
+		"no space left": {"/dev/full", false, syscall.ENOSPC},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := openForFault(t)
+			if tt.full {
+				for l.journal.Fits(1000) {
+					if err := l.journal.Put(l.seg.number, l.seg.size, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
 			swap(t, l, device(t, tt.file))
 			for range 3 { // the first one meets the error, the others are refused for it
 				_, err := l.Append(t.Context(), Record{RequestID: "lost", Action: "sign", Outcome: OutcomeOK})

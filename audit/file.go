@@ -99,15 +99,15 @@ func openSegment(path string, size int64, last []byte) (s *openFile, cut int64, 
 	return &openFile{path: path, number: segment.Number(path), f: f, info: info, size: size, last: last}, cut, nil
 }
 
-// append adds lines at the end: write, fsync, stat. The last one sees that
+// append adds lines at the end: write, persist, stat. The last one sees that
 // the file is still the one of that name and holds these bytes at its end,
 // and not one that was moved, removed or cut while the log had it open.
 // After an error the segment is not to be written again.
-func (s *openFile) append(b []byte) error {
+func (s *openFile) append(b []byte, persist func(b []byte) error) error {
 	if _, err := s.f.Write(b); err != nil {
 		return err
 	}
-	if err := s.f.Sync(); err != nil {
+	if err := persist(b); err != nil {
 		return err
 	}
 	info, err := os.Stat(s.path)
@@ -121,6 +121,15 @@ func (s *openFile) append(b []byte) error {
 	s.size = size
 	s.last = append(s.last[:0], b[bytes.LastIndexByte(b[:len(b)-1], '\n')+1:]...)
 	return nil
+}
+
+// syncFile makes what was written to a file durable: open, fsync.
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // writeFile makes a small file that must not exist: open O_CREAT|O_EXCL 0600,

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"keyhole/audit/checkpoint"
+	"keyhole/audit/internal/journal"
 	"keyhole/audit/merkle"
 	"keyhole/keys"
 )
@@ -75,6 +76,7 @@ type Log struct {
 
 	// Owned by the committer, and by Open before there is one.
 	seg      *openFile
+	journal  *journal.File
 	segBegan time.Time // time of its first record; zero: it has none
 	seq      uint64    // of the next record
 	wrote    time.Time // time of the last record

@@ -20,11 +20,17 @@ const (
 	hashesName      = "hashes"      // the nodes of the Merkle tree
 	checkpointsName = "checkpoints" // signed notes
 	originName      = "origin"      // what the log is called in its checkpoints
+	journalName     = "journal"     // what may not be in the segment yet
 )
 
 // openFiles finds where the log ends, compares it with the last checkpoint,
 // and opens everything there.
 func (l *Log) openFiles() error {
+	j, restored, err := openJournal(l.dir, -1)
+	if err != nil {
+		return err
+	}
+	l.journal = j
 	files, err := segment.List(l.dir)
 	if err != nil {
 		return fmt.Errorf("opening the audit log: %w", err)
@@ -48,13 +54,16 @@ func (l *Log) openFiles() error {
 			return err
 		}
 	}
-	if torn == 0 && !rebuilt {
+	if torn == 0 && restored == 0 && !rebuilt {
 		return nil
+	}
+	if restored > 0 {
+		l.log.Warn("brought the end of the audit log back from its journal", "file", l.seg.path, "bytes", restored)
 	}
 	if torn > 0 {
 		l.log.Warn("cut an unfinished line off the audit log; it was never acknowledged", "file", l.seg.path, "bytes", torn)
 	}
-	if err := l.write(l.recovered(nil, torn, rebuilt)); err != nil {
+	if err := l.write(l.recovered(nil, repair{cut: torn, restored: restored, rebuilt: rebuilt})); err != nil {
 		return fmt.Errorf("recording the repair of the audit log: %w", err)
 	}
 	l.head = l.tree
@@ -350,7 +359,10 @@ func (l *Log) grow(tree *merkle.Tree, files []segment.File, end uint64) error {
 func (l *Log) closeFiles() error {
 	var errs []error
 	if l.seg != nil && l.fault == nil {
-		errs = append(errs, l.seg.f.Close())
+		errs = append(errs, l.endJournal(), l.seg.f.Close())
+	}
+	if l.journal != nil {
+		errs = append(errs, l.journal.Close())
 	}
 	if l.nodes != nil {
 		errs = append(errs, l.nodes.Close())

@@ -168,14 +168,30 @@ func fullRole(dir string) error {
 		lim.Cur = min(bytes, lim.Max)
 		return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &lim)
 	}
-	if err := room(10_000); err != nil {
-		return err
-	}
 	l, err := audit.Open(config(dir))
 	if err != nil {
 		return err
 	}
 	ctx := context.Background()
+	// The limit is on every file, and the journal has its size from the start.
+	for range 80 {
+		r := rec("")
+		r.Details = map[string]string{}
+		for i := range 60 {
+			r.Details[fmt.Sprint("note_", i)] = strings.Repeat("x", 1000)
+		}
+		if _, err := l.Append(ctx, r); err != nil {
+			return err
+		}
+	}
+	info, err := os.Stat(segment(dir))
+	if err != nil {
+		return err
+	}
+	begun := uint64(info.Size())
+	if err := room(begun + 10_000); err != nil {
+		return err
+	}
 	acked := map[uint64]string{}
 	write := func(id string) error {
 		r := rec(id)
@@ -210,7 +226,7 @@ func fullRole(dir string) error {
 	if err := fill("a"); err != nil {
 		return err
 	}
-	if err := room(20_000); err != nil {
+	if err := room(begun + 20_000); err != nil {
 		return err
 	}
 	if err := eventually(func() error { return write("room") }); err != nil {
@@ -242,6 +258,7 @@ func fullRole(dir string) error {
 			if recovered++; r.Details["error"] == "" || r.Details["since"] == "" || r.Details["refused"] == "0" || r.Details["refused"] == "" {
 				return fmt.Errorf("the outage is recorded as %+v", r)
 			}
+		case r.RequestID == "":
 		case acked[r.Seq] != r.RequestID:
 			return fmt.Errorf("seq %d is %q, was acknowledged as %q", r.Seq, r.RequestID, acked[r.Seq])
 		default:

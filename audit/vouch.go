@@ -8,6 +8,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"keyhole/audit/checkpoint"
+	"keyhole/audit/segment"
 	"keyhole/keys"
 )
 
@@ -30,8 +31,13 @@ func (l *Log) Checkpoint(s note.Signer) (signed []byte, c checkpoint.Checkpoint,
 	if signed, err = checkpoint.Sign(c, s); err != nil {
 		return nil, c, fmt.Errorf("signing a checkpoint of the audit log: %w", err)
 	}
-	// What is vouched for must be found again after a loss of power.
-	if err := errors.Join(l.nodes.Sync(), appendDurably(l.checkpoints, checkpoint.AppendTo(signed))); err != nil {
+	// What is vouched for must be found again after a loss of power, by those
+	// too who do not know of the journal. All segments but the last are synced.
+	files, err := segment.List(l.dir)
+	if err == nil && len(files) > 0 {
+		err = syncFile(files[len(files)-1].Path)
+	}
+	if err := errors.Join(err, l.nodes.Sync(), appendDurably(l.checkpoints, checkpoint.AppendTo(signed))); err != nil {
 		return nil, c, fmt.Errorf("%w: keeping a checkpoint: %w", keys.ErrAudit, err)
 	}
 	l.signed, l.vouched, l.signer = signed, c, s.Name()
