@@ -87,6 +87,7 @@ func (f *Files) load() (*material, error) {
 	m := &material{leaf: cert.Leaf, tls: &tls.Config{
 		Certificates: []tls.Certificate{cert},
 		MinVersion:   f.cfg.MinVersion,
+		CipherSuites: cipherSuites(),
 		NextProtos:   []string{"h2", "http/1.1"},
 	}}
 	sum := sha256.New()
@@ -107,6 +108,16 @@ func (f *Files) load() (*material, error) {
 	}
 	m.hash = hex.EncodeToString(sum.Sum(nil))
 	return m, nil
+}
+
+// cipherSuites are those of TLS 1.2 with forward secrecy and authenticated
+// encryption (RFC 9325, 4.2). TLS 1.3 has no others.
+func cipherSuites() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	}
 }
 
 func readCAs(file string) ([]*x509.Certificate, error) {
