@@ -7,7 +7,8 @@ import (
 )
 
 // coldLimit bounds the rows of triples not in use that are kept in memory, so
-// that the next use of one need not read them again.
+// that the next use of one need not read them again, and can be counted from
+// its base while the store cannot be read.
 const coldLimit = 50_000
 
 type coldID struct {
@@ -15,49 +16,87 @@ type coldID struct {
 	principal string
 }
 
-// coldRows holds, for some keys, all rows of this node.
-type coldRows map[string]map[coldID]keys.Usage
+// coldRows holds, for some keys, all rows of this node but those in use.
+type coldRows struct {
+	keys  map[string]map[coldID]keys.Usage
+	whole bool // there are none of other keys
+}
 
-// base returns what this node has stored for a triple that is not live.
-func (m *Meter) base(ctx context.Context, t triple) (keys.Usage, error) {
-	rows, ok := m.cold[t.key]
-	if !ok {
-		stored, err := m.store.Usage(ctx, t.key, m.node)
-		if err != nil {
-			return keys.Usage{}, err
-		}
-		rows = make(map[coldID]keys.Usage, len(stored))
-		for _, u := range stored {
-			rows[coldID{u.Version, u.Principal}] = u
-		}
-		m.cold[t.key] = rows
-		m.cold.trim(t.key)
+// fill begins with all rows of this node.
+func (c *coldRows) fill(own []keys.Usage) {
+	*c = coldRows{keys: map[string]map[coldID]keys.Usage{}}
+	if c.whole = len(own) <= coldLimit; !c.whole {
+		return
 	}
-	id := coldID{t.version, t.principal}
-	u := rows[id]
+	for _, u := range own {
+		c.of(u.Key)[coldID{u.Version, u.Principal}] = u
+	}
+}
+
+func (c *coldRows) of(key string) map[coldID]keys.Usage {
+	rows := c.keys[key]
+	if rows == nil {
+		rows = map[coldID]keys.Usage{}
+		c.keys[key] = rows
+	}
+	return rows
+}
+
+// take returns what is stored for a triple that comes into use, if that is
+// known.
+func (c *coldRows) take(t triple) (u keys.Usage, known bool) {
+	if c.keys[t.key] == nil && !c.whole {
+		return keys.Usage{}, false
+	}
+	rows, id := c.of(t.key), coldID{t.version, t.principal}
+	u = rows[id]
 	delete(rows, id)
-	return u, nil
+	return u, true
 }
 
 // forget puts back what is stored for a triple that goes out of use.
-func (c coldRows) forget(t triple, u keys.Usage) {
-	if rows, ok := c[t.key]; ok {
-		rows[coldID{t.version, t.principal}] = u
-		c.trim(t.key)
+func (c *coldRows) forget(t triple, u keys.Usage) {
+	if c.keys[t.key] == nil && !c.whole {
+		return
 	}
+	c.of(t.key)[coldID{t.version, t.principal}] = u
+	c.trim(t.key)
 }
 
 // trim drops the rows of other keys than the one at hand when there are too
 // many, and that one's too if they are too many by themselves.
-func (c coldRows) trim(key string) {
+func (c *coldRows) trim(key string) {
 	sum := 0
-	for _, rows := range c {
+	for _, rows := range c.keys {
 		sum += len(rows)
 	}
-	for k, rows := range c {
+	for k, rows := range c.keys {
 		if sum > coldLimit && (k != key || len(rows) > 2*coldLimit) {
 			sum -= len(rows)
-			delete(c, k)
+			delete(c.keys, k)
+			c.whole = false
 		}
 	}
+}
+
+// base reads what this node has stored for a triple.
+func (m *Meter) base(ctx context.Context, t triple) (keys.Usage, error) {
+	ctx, cancel := m.soon(ctx)
+	defer cancel()
+	stored, err := m.store.Usage(ctx, t.key, m.node)
+	if err != nil {
+		return keys.Usage{}, err
+	}
+	rows, base := m.cold.of(t.key), keys.Usage{}
+	for _, u := range stored {
+		// Those of triples in use are in it too, and are overwritten when these
+		// go out of use.
+		if id := (coldID{u.Version, u.Principal}); id == (coldID{t.version, t.principal}) {
+			base = u
+		} else {
+			rows[id] = u
+		}
+	}
+	m.cold.trim(t.key)
+	return base, nil
 }

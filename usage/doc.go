@@ -11,8 +11,18 @@
 // nothing. When Run ends, what was not used is given back, and the figures
 // are exact.
 //
-// While the store cannot be written, operations go on until what is reserved
-// is used up, and then fail with keys.ErrStore: nothing is done uncounted.
+// While the store cannot be written, reservations go to a file of this
+// machine (Config.Dir), each of them synced before it counts: what is
+// reserved beyond what the store surely holds. When the store is back they
+// are brought to it, at the start after a crash too, and the file is emptied.
+// A crash between these two counts them twice, never less than once. Without
+// such a file, or when it cannot be written either, operations go on until
+// what is reserved is used up, and then fail with keys.ErrStore: nothing is
+// done uncounted.
+//
+// One process writes the counters of a node: whoever loads them claims them.
+// A process that was paused meanwhile finds its claim gone at its next write,
+// and has lowered nothing.
 //
 // Memory is bounded by the versions and by the triples that are in use:
 // idle ones are given back and forgotten.

@@ -62,7 +62,8 @@ func (c *counter) raise(to uint64) {
 	c.limit.Store(to)
 }
 
-// entry is a triple in use.
+// entry is a triple in use. Its counters begin at 0 with the entry: what the
+// store held of the triple before, its base, comes on top.
 type entry struct {
 	triple
 	count  [kinds]counter
@@ -70,11 +71,14 @@ type entry struct {
 	asked  atomic.Bool  // more is asked for already
 	capped atomic.Bool  // keys.MaxWraps is observed
 
-	// Guarded by Meter.io; stored is guarded by Meter.mu too, for writing.
-	stored     [kinds]uint64 // what the store holds
+	// Guarded by Meter.io.
+	base       keys.Usage
+	based      bool          // base is known
+	inStore    [kinds]uint64 // what the store holds, at the least
+	stored     [kinds]uint64 // what the store and the spill hold together, at the least
 	storedLast int64
 	storedAt   time.Time
-	unsure     bool // it may hold what was tried to be written since
+	unsure     bool // the store may hold what was tried to be written since
 	block      [kinds]uint64
 	before     [kinds]uint64 // used when Run last looked
 	rate       [kinds]float64
@@ -104,6 +108,13 @@ func (e *entry) touch(now time.Time) {
 	if old := e.last.Load(); at-old >= int64(time.Second/time.Microsecond) {
 		e.last.CompareAndSwap(old, at)
 	}
+}
+
+// row is what the store is to hold for an entry with these figures.
+func (e *entry) row(figures [kinds]uint64, last int64) keys.Usage {
+	u := e.usage(figures, last)
+	u.Add(e.base)
+	return u
 }
 
 func (e *entry) usage(figures [kinds]uint64, last int64) keys.Usage {

@@ -25,6 +25,16 @@ const (
 	MinBlock   = 16
 )
 
+// WrapsLimit is how often the nodes of a version may wrap outside of outages,
+// and WrapsShare how often each of them may besides in one.
+const (
+	WrapsLimit = wrapsLimit
+	WrapsShare = wrapsShare
+)
+
+// Patience sets how long the store is waited for before it counts as down.
+func (m *Meter) Patience(d time.Duration) { m.wait = d }
+
 // Waiting returns how many triples somebody waits for.
 func Waiting(m *Meter) int {
 	m.mu.Lock()

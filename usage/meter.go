@@ -6,16 +6,22 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keyhole/keys"
 	"keyhole/store"
+	"keyhole/usage/internal/spill"
 )
 
 // Store keeps the figures. What ReserveUsage and SeeAgents wrote is durable
 // when they return nil; after an error it was written whole or not at all.
 type Store interface {
+	// ClaimUsage takes the counters of a node over from whoever claimed them
+	// before.
+	ClaimUsage(ctx context.Context, node string) error
 	// ReserveUsage sets the counters of one node; those of others stay.
+	// Errors: keys.ErrConflict (another one has claimed them).
 	ReserveUsage(ctx context.Context, node string, counted []keys.Usage) error
 	// Usage returns the counters of a key ("": of all) by version and
 	// principal, summed over the nodes, or with a node those of that node.
@@ -30,14 +36,19 @@ type Config struct {
 	// Node names this gateway among those that share the store. Two
 	// processes must not use one name at the same time.
 	Node string
-	Now  func() time.Time // default time.Now
-	Log  *slog.Logger     // default slog.Default()
+	// Dir is the directory of the file that takes reservations while the store
+	// cannot be written; one process uses it at a time. "": nothing is reserved
+	// then.
+	Dir string
+	Now func() time.Time // default time.Now
+	Log *slog.Logger     // default slog.Default()
 }
 
 // Meter counts. Its methods are safe for concurrent use.
 type Meter struct {
 	store Store
 	node  string
+	dir   string
 	now   func() time.Time
 	log   *slog.Logger
 
@@ -51,11 +62,18 @@ type Meter struct {
 	io      chan struct{}
 	cold    coldRows
 	loaded  bool
-	stopped bool      // Run has ended: every use is written by itself
-	down    bool      // the last write or read of Run failed
-	ticked  time.Time // when Run last looked around
-	fresh   time.Time // when the totals of other nodes were last read
-	stale   time.Time // when they are to be read again
+	stopped bool          // Run has ended: every use is written by itself
+	down    bool          // the last write or read of Run failed
+	ticked  time.Time     // when Run last looked around
+	fresh   time.Time     // when the totals of other nodes were last read
+	stale   time.Time     // when they are to be read again
+	took    time.Duration // that reading them took
+	spill   *spill.File   // nil: there is none
+	merged  bool          // what was spilled was merged, and the totals were not read since
+	told    bool          // of the outage
+	wait    time.Duration // for the store, before it counts as being down
+
+	outage atomic.Bool // reservations go to the spill; changed under io
 
 	mu       sync.Mutex // guards the fields below; held for moments
 	versions map[versionID]*version
@@ -79,13 +97,13 @@ func (t triple) of() versionID { return versionID{t.key, t.version} }
 // New returns a Meter. Load it before the first use.
 func New(c Config) *Meter {
 	m := &Meter{
-		store: c.Store, node: c.Node, now: c.Now, log: c.Log,
+		store: c.Store, node: c.Node, dir: c.Dir, now: c.Now, log: c.Log,
 		live: newShards[triple, *entry](func(seed maphash.Seed, t triple) uint64 {
 			return maphash.String(seed, t.principal) + uint64(t.version)
 		}),
 		seen: newShards[string, *moment](maphash.String),
 		wake: make(chan struct{}, 1), most: maxLive, io: make(chan struct{}, 1),
-		versions: map[versionID]*version{}, pending: newBatch(), cold: coldRows{},
+		versions: map[versionID]*version{}, pending: newBatch(), wait: storeWait,
 	}
 	if m.now == nil {
 		m.now = time.Now
@@ -109,12 +127,17 @@ func (m *Meter) Count(ctx context.Context, key string, version uint32, principal
 }
 
 // CountWrap is Count of an encryption under random 96-bit IVs. A version does
-// no more than keys.MaxWraps of them on all nodes together, over crashes and
-// restarts too; the error then is keys.ErrVersionState. What principals and
-// nodes have reserved and not used yet counts as used.
+// no more than keys.MaxWraps of them on all nodes together, over crashes,
+// restarts and outages of the store too; the error is keys.ErrVersionState
+// once all but what is kept for outages (see wrapsKept) was reserved. What
+// principals and nodes have reserved and not used yet counts as used.
 func (m *Meter) CountWrap(ctx context.Context, key string, version uint32, principal string, bytes int) error {
 	return m.count(ctx, triple{key, version, principal}, applied, bytes, true)
 }
+
+// Outage reports whether the store cannot be written, and reservations go to
+// the file in Config.Dir.
+func (m *Meter) Outage() bool { return m.outage.Load() }
 
 func (m *Meter) count(ctx context.Context, t triple, kind, bytes int, capped bool) error {
 	if bytes < 0 {

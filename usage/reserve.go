@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"keyhole/keys"
 )
-
-// writeRows bounds one write to the store.
-const writeRows = 1024
 
 // need is what one use needs.
 type need struct {
@@ -143,6 +139,15 @@ func (m *Meter) serve(ctx context.Context) error {
 }
 
 func (m *Meter) fulfil(ctx context.Context, b *batch) error {
+	err := m.tryFulfil(ctx, b)
+	if errors.Is(err, keys.ErrConflict) {
+		m.disown(ctx)
+		err = m.tryFulfil(ctx, b)
+	}
+	return err
+}
+
+func (m *Meter) tryFulfil(ctx context.Context, b *batch) error {
 	if len(b.wants) == 0 {
 		return nil
 	}
@@ -162,9 +167,7 @@ func (m *Meter) fulfil(ctx context.Context, b *batch) error {
 	}
 	for _, p := range plans {
 		if p.capped && p.e.count[applied].used.Load()+p.need > p.target[applied] {
-			b.refused[p.e.triple] = keys.Errorf(keys.ErrVersionState,
-				"version %s has encrypted as often as AES-GCM with random nonces may (2^32); rotate the key",
-				keys.VersionID{Key: p.e.key, Number: p.e.version})
+			b.refused[p.e.triple] = wrapsRefused(p)
 		}
 	}
 	return nil
@@ -196,35 +199,47 @@ func (m *Meter) planWant(e *entry, w *want) *plan {
 	return p
 }
 
-// entry returns the entry of a triple; a new one begins with what this node
-// has stored for it. It runs under io.
+// entry returns the entry of a triple; a new one begins above what this node
+// has stored for it, which need not be known while the store cannot be read.
+// It runs under io.
 func (m *Meter) entry(ctx context.Context, t triple) (*entry, error) {
 	if e, ok := m.live.get(t); ok {
 		return e, nil
 	}
-	base, err := m.base(ctx, t)
-	if err != nil {
-		return nil, err
+	if m.outage.Load() && m.live.len() >= 2*m.most { // nothing is given up before its end
+		return nil, errOutage
 	}
 	e := &entry{triple: t, busy: m.now()}
-	e.stored = [kinds]uint64{base.Applied, base.Processed, base.Bytes}
-	e.before = e.stored
-	if !base.LastUse.IsZero() {
-		e.storedLast = base.LastUse.UnixMicro()
-		e.last.Store(e.storedLast)
-	}
-	for i := range e.count {
-		e.count[i].used.Store(e.stored[i])
-		e.count[i].raise(e.stored[i])
+	if err := m.rebase(ctx, e, !m.outage.Load()); err != nil && !m.toSpill(ctx, err) {
+		return nil, err
 	}
 	m.mu.Lock()
-	v := m.version(t.of())
-	v.live[e] = struct{}{}
-	v.rest.Applied -= base.Applied
-	v.rest.Processed -= base.Processed
-	v.rest.Bytes -= base.Bytes
+	m.version(t.of()).live[e] = struct{}{}
 	m.mu.Unlock()
 	return m.live.put(t, e), nil
+}
+
+// rebase finds out what the store holds of an entry's triple from before; ask:
+// it may be asked.
+func (m *Meter) rebase(ctx context.Context, e *entry, ask bool) error {
+	base, known := m.cold.take(e.triple)
+	if !known && !ask {
+		return nil
+	}
+	if !known {
+		var err error
+		if base, err = m.base(ctx, e.triple); err != nil {
+			return err
+		}
+	}
+	e.base, e.based = base, true
+	if !base.LastUse.IsZero() {
+		e.storedLast = base.LastUse.UnixMicro()
+		if e.last.Load() < e.storedLast {
+			e.last.Store(e.storedLast)
+		}
+	}
+	return nil
 }
 
 func storeError(err error) error {
@@ -232,138 +247,4 @@ func storeError(err error) error {
 		return err
 	}
 	return fmt.Errorf("usage: %w: %w", keys.ErrStore, err)
-}
-
-// plan is what the store shall hold for an entry.
-type plan struct {
-	e      *entry
-	target [kinds]uint64
-	last   int64
-	need   uint64 // of wraps, by those who wait
-	capped bool   // keys.MaxWraps is to be observed
-	final  bool   // the entry is closed: exactly what was used, and no use after it
-}
-
-// write makes plans true. What is given back is out of use before the write,
-// what is taken is in use after it. It runs under io.
-func (m *Meter) write(ctx context.Context, plans []*plan) error {
-	checks, err := m.capWraps(ctx, plans)
-	if err != nil {
-		return err
-	}
-	rows := make([]keys.Usage, len(plans))
-	for i, p := range plans {
-		for k := range kinds {
-			limit := p.target[k]
-			if p.final {
-				limit = 0
-			}
-			used := p.e.count[k].lower(limit)
-			if p.final {
-				p.target[k] = used
-			}
-			p.target[k] = max(p.target[k], used)
-		}
-		if p.final {
-			p.last = max(p.last, p.e.last.Load())
-		}
-		rows[i] = p.e.usage(p.target, p.last)
-		p.e.unsure = true
-	}
-	if err := m.put(ctx, rows); err != nil {
-		return err
-	}
-	if err := m.checkWraps(ctx, checks, plans); err != nil {
-		return err
-	}
-	now := m.now()
-	for _, p := range plans {
-		e := p.e
-		e.stored, e.storedLast, e.storedAt, e.unsure = p.target, p.last, now, false
-		if p.final {
-			continue
-		}
-		e.capped.Store(p.capped)
-		for k := range kinds {
-			e.count[k].raise(p.target[k])
-		}
-		e.asked.Store(false)
-	}
-	return nil
-}
-
-func (m *Meter) put(ctx context.Context, rows []keys.Usage) error {
-	for len(rows) > 0 {
-		n := min(len(rows), writeRows)
-		if err := m.store.ReserveUsage(ctx, m.node, rows[:n]); err != nil {
-			return err
-		}
-		rows = rows[n:]
-	}
-	return nil
-}
-
-// Close to keys.MaxWraps the figures of other nodes are read around a write,
-// and always when they are old.
-const (
-	wrapsClose = keys.MaxWraps / 2
-	wrapsFresh = 30 * time.Second
-)
-
-// capWraps cuts plans that would go beyond keys.MaxWraps. It returns the
-// versions to be checked after the write: of two nodes that come to the end
-// at the same time, each writes and then looks, so that one sees the other.
-func (m *Meter) capWraps(ctx context.Context, plans []*plan) (map[versionID]bool, error) {
-	var check map[versionID]bool
-	total := map[versionID]uint64{}
-	for _, p := range plans {
-		if !p.capped || p.target[applied] <= p.e.stored[applied] && p.e.capped.Load() {
-			continue
-		}
-		id := p.e.of()
-		sum, ok := total[id]
-		if !ok {
-			sum = m.storedWraps(id)
-			if sum > wrapsClose || m.now().Sub(m.fresh) > wrapsFresh {
-				if err := m.readForeign(ctx, id.key); err != nil {
-					return nil, err
-				}
-				sum = m.storedWraps(id)
-				if check == nil {
-					check = map[versionID]bool{}
-				}
-				check[id] = true
-			}
-		}
-		others := sum - min(sum, p.e.stored[applied])
-		room := uint64(keys.MaxWraps) - min(keys.MaxWraps, others)
-		p.target[applied] = min(p.target[applied], room)
-		total[id] = others + max(p.target[applied], p.e.stored[applied])
-	}
-	return check, nil
-}
-
-// checkWraps takes plans back that went beyond keys.MaxWraps together with
-// other nodes.
-func (m *Meter) checkWraps(ctx context.Context, check map[versionID]bool, plans []*plan) error {
-	for id := range check {
-		sum, err := m.readWraps(ctx, id)
-		if err != nil {
-			return err
-		}
-		if sum <= keys.MaxWraps {
-			continue
-		}
-		var back []keys.Usage
-		for _, p := range plans {
-			if p.capped && p.e.of() == id && p.target[applied] > p.e.stored[applied] {
-				p.target[applied] = max(p.e.stored[applied], p.e.count[applied].used.Load())
-				back = append(back, p.e.usage(p.target, p.last))
-			}
-		}
-		if err := m.put(ctx, back); err != nil {
-			return err
-		}
-	}
-	return nil
 }

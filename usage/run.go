@@ -3,9 +3,12 @@ package usage
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"keyhole/keys"
 )
 
 const (
@@ -72,22 +75,67 @@ func (m *Meter) topUp(ctx context.Context) error {
 func (m *Meter) tick(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ioTimeout)
 	defer cancel()
+	var down error
+	if m.outage.Load() {
+		down = m.probe(ctx)
+	}
 	if err := m.acquire(ctx); err != nil {
 		return err
 	}
 	defer m.release()
+	if m.outage.Load() {
+		if down == nil {
+			down = m.recover(ctx)
+		}
+		if down != nil {
+			return errors.Join(m.own(ctx, down), m.serve(ctx), m.keepUp(ctx))
+		}
+	}
 	if err := m.serve(ctx); err != nil {
 		return err
 	}
 	plans := m.survey(m.now())
 	if err := m.write(ctx, plans); err != nil {
-		return err
+		return m.own(ctx, err)
+	}
+	if m.outage.Load() {
+		return errOutage
 	}
 	m.evict(plans)
 	if err := m.flushSeen(ctx, tickRows); err != nil {
 		return err
 	}
+	if m.spill != nil {
+		if err := m.spill.Tidy(); err != nil {
+			return fmt.Errorf("usage: %w", err)
+		}
+	}
+	m.told = false
 	return m.refresh(ctx)
+}
+
+// own lets go of everything if err says that another process has claimed it.
+func (m *Meter) own(ctx context.Context, err error) error {
+	if errors.Is(err, keys.ErrConflict) {
+		m.disown(ctx)
+	}
+	return err
+}
+
+// keepUp reserves, during an outage, for those who run low.
+func (m *Meter) keepUp(ctx context.Context) error {
+	if !m.loaded {
+		return nil
+	}
+	low := slices.DeleteFunc(m.survey(m.now()), func(p *plan) bool {
+		for k := range kinds {
+			if p.target[k] > p.e.count[k].limit.Load() {
+				return false
+			}
+		}
+		return true
+	})
+	return m.write(ctx, low)
 }
 
 // survey plans what is to be written at a tick: all reservations that run
@@ -175,13 +223,12 @@ func (m *Meter) evict(plans []*plan) {
 	gone := map[*entry]bool{}
 	m.mu.Lock()
 	for _, p := range plans {
-		if e := p.e; p.final && e.used() == e.stored {
+		if e := p.e; p.final && !e.unsure && e.used() == e.stored {
 			gone[e] = true
 			v := m.version(e.of())
 			delete(v.live, e)
-			u := e.usage(e.stored, e.storedLast)
-			v.rest.Add(u)
-			m.cold.forget(e.triple, u)
+			v.rest.Add(e.usage(e.stored, e.storedLast))
+			m.cold.forget(e.triple, e.row(e.stored, e.storedLast))
 		}
 	}
 	m.mu.Unlock()
@@ -199,6 +246,9 @@ func (m *Meter) stop(ctx context.Context) error {
 	}
 	defer m.release()
 	m.stopped = true
+	if m.outage.Load() {
+		_ = m.own(ctx, m.recover(ctx)) // should it fail, the spill keeps what there is until the next start
+	}
 	// A use that is given up at this very moment may be in the first figures.
 	for range 2 {
 		var plans []*plan
@@ -210,6 +260,14 @@ func (m *Meter) stop(ctx context.Context) error {
 		if err := m.write(ctx, plans); err != nil {
 			return fmt.Errorf("giving back what was reserved of usage: %w", storeError(err))
 		}
+	}
+	if m.spill != nil {
+		if err := m.spill.Close(); err != nil {
+			return fmt.Errorf("usage: %w", err)
+		}
+	}
+	if m.outage.Load() {
+		return fmt.Errorf("what was counted while the store was down is in a file and comes to the store at the next start: %w", errOutage)
 	}
 	if err := m.flushSeen(ctx, 0); err != nil {
 		return fmt.Errorf("writing who was seen: %w", storeError(err))

@@ -53,7 +53,7 @@ func (m *Meter) flushSeen(ctx context.Context, limit int) error {
 		for i, s := range part {
 			rows[i] = store.Sighting{Principal: s.principal, At: time.UnixMicro(s.last).UTC()}
 		}
-		if err := m.store.SeeAgents(ctx, rows); err != nil {
+		if err := m.see(ctx, rows); err != nil {
 			return err
 		}
 		for _, s := range part {
@@ -62,6 +62,12 @@ func (m *Meter) flushSeen(ctx context.Context, limit int) error {
 	}
 	m.forgetSeen()
 	return nil
+}
+
+func (m *Meter) see(ctx context.Context, rows []store.Sighting) error {
+	ctx, cancel := m.soon(ctx)
+	defer cancel()
+	return m.store.SeeAgents(ctx, rows)
 }
 
 // forgetSeen drops those who were not seen of late, and when there are too

@@ -10,7 +10,7 @@ import (
 // version is the sum of what is counted for one version.
 type version struct {
 	live    map[*entry]struct{}
-	rest    keys.Usage // what this node has stored for triples that are not live
+	rest    keys.Usage // what this node has stored, less what live triples added since they are live
 	foreign keys.Usage // what other nodes have stored
 }
 
@@ -50,6 +50,11 @@ func (m *Meter) ByAgent(ctx context.Context, key string) ([]keys.Usage, error) {
 		return nil, storeError(err)
 	}
 	defer m.release()
+	if m.outage.Load() {
+		return nil, errOutage
+	}
+	ctx, cancel := m.soon(ctx)
+	defer cancel()
 	rows, err := m.store.Usage(ctx, key, "")
 	if err != nil {
 		return nil, storeError(err)
@@ -61,9 +66,9 @@ func (m *Meter) ByAgent(ctx context.Context, key string) ([]keys.Usage, error) {
 			continue
 		}
 		now := e.usage(e.used(), e.last.Load())
-		r.Applied -= min(r.Applied, e.stored[applied]-min(e.stored[applied], now.Applied))
-		r.Processed -= min(r.Processed, e.stored[processed]-min(e.stored[processed], now.Processed))
-		r.Bytes -= min(r.Bytes, e.stored[volume]-min(e.stored[volume], now.Bytes))
+		r.Applied += now.Applied - min(r.Applied, e.inStore[applied])
+		r.Processed += now.Processed - min(r.Processed, e.inStore[processed])
+		r.Bytes += now.Bytes - min(r.Bytes, e.inStore[volume])
 		if now.LastUse.After(r.LastUse) {
 			r.LastUse = now.LastUse
 		}
@@ -71,8 +76,10 @@ func (m *Meter) ByAgent(ctx context.Context, key string) ([]keys.Usage, error) {
 	return rows, nil
 }
 
-// Load reads what is stored. Call it before the first use; without it the
-// first use does.
+// Load claims the counters of this node, reads what is stored, and brings to
+// the store what was kept in a file before a crash. Call it when this process
+// has the node's name for itself, before the first use; without it the first
+// use does.
 func (m *Meter) Load(ctx context.Context) error {
 	if err := m.acquire(ctx); err != nil {
 		return storeError(err)
@@ -88,8 +95,17 @@ func (m *Meter) load(ctx context.Context) error {
 	if m.loaded {
 		return nil
 	}
+	if err := m.openSpill(); err != nil {
+		return err
+	}
+	if err := m.store.ClaimUsage(ctx, m.node); err != nil {
+		return err
+	}
 	own, err := m.store.Usage(ctx, "", m.node)
 	if err != nil {
+		return err
+	}
+	if own, err = m.mergeSpill(ctx, own); err != nil {
 		return err
 	}
 	all, err := m.store.Usage(ctx, "", "")
@@ -101,8 +117,9 @@ func (m *Meter) load(ctx context.Context) error {
 		m.version(versionID{u.Key, u.Version}).rest.Add(u)
 	}
 	m.mu.Unlock()
+	m.cold.fill(own)
 	m.setForeign(all, "")
-	m.loaded, m.fresh = true, m.now()
+	m.loaded, m.merged, m.fresh = true, false, m.now()
 	return nil
 }
 
@@ -119,18 +136,28 @@ func (m *Meter) refresh(ctx context.Context) error {
 	if !m.loaded || begin.Before(m.stale) && !begin.Before(m.fresh) {
 		return nil
 	}
+	// Who waits for the store must not wait long when it hangs.
+	if m.spill != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, max(m.wait, 4*m.took))
+		defer cancel()
+	}
 	all, err := m.store.Usage(ctx, "", "")
 	if err != nil {
+		m.took = min(2*m.took+m.wait/2, ioTimeout) // should there be more to read now
 		return err
 	}
 	m.setForeign(all, "")
-	m.fresh = m.now()
-	m.stale = m.fresh.Add(max(refreshEvery, refreshShare*m.fresh.Sub(begin)))
+	m.fresh, m.merged = m.now(), false
+	m.took = m.fresh.Sub(begin)
+	m.stale = m.fresh.Add(max(refreshEvery, refreshShare*m.took))
 	return nil
 }
 
 // readForeign reads what other nodes have stored for a key.
 func (m *Meter) readForeign(ctx context.Context, key string) error {
+	ctx, cancel := m.soon(ctx)
+	defer cancel()
 	rows, err := m.store.Usage(ctx, key, "")
 	if err != nil {
 		return err
@@ -141,6 +168,8 @@ func (m *Meter) readForeign(ctx context.Context, key string) error {
 
 // readWraps reads how many wraps of a version all nodes have stored.
 func (m *Meter) readWraps(ctx context.Context, id versionID) (uint64, error) {
+	ctx, cancel := m.soon(ctx)
+	defer cancel()
 	rows, err := m.store.Usage(ctx, id.key, "")
 	var sum uint64
 	for _, r := range rows {
@@ -167,7 +196,7 @@ func (m *Meter) setForeign(rows []keys.Usage, key string) {
 	defer m.mu.Unlock()
 	for id, sum := range sums {
 		v := m.version(id)
-		own := v.stored()
+		own := v.inStore()
 		v.foreign = keys.Usage{
 			Applied: sum.Applied - min(sum.Applied, own.Applied), Processed: sum.Processed - min(sum.Processed, own.Processed),
 			Bytes: sum.Bytes - min(sum.Bytes, own.Bytes), LastUse: sum.LastUse,
@@ -180,19 +209,23 @@ func (m *Meter) setForeign(rows []keys.Usage, key string) {
 	}
 }
 
-// stored returns what the store holds for this node.
-func (v *version) stored() keys.Usage {
+// inStore returns what the store holds for this node, at the least.
+func (v *version) inStore() keys.Usage {
 	own := v.rest
 	for e := range v.live {
-		own.Add(e.usage(e.stored, e.storedLast))
+		own.Add(e.usage(e.inStore, e.storedLast))
 	}
 	return own
 }
 
-// storedWraps returns how many wraps of a version all nodes have stored.
+// storedWraps returns how many wraps of a version all nodes have reserved.
 func (m *Meter) storedWraps(id versionID) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := m.version(id)
-	return v.stored().Applied + v.foreign.Applied
+	sum := v.rest.Applied + v.foreign.Applied
+	for e := range v.live {
+		sum += e.stored[applied]
+	}
+	return sum
 }

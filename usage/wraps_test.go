@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"keyhole/keys"
+	"keyhole/usage"
 )
 
 // near brings a version close to its end: left wraps are left. That was some
@@ -16,7 +17,7 @@ import (
 func near(t *testing.T, k *kit, left uint64) {
 	t.Helper()
 	err := k.store.SQLite.ReserveUsage(t.Context(), "long ago", []keys.Usage{
-		{Key: "payments", Version: 1, Principal: "past", Applied: keys.MaxWraps - left, LastUse: time.Now()},
+		{Key: "payments", Version: 1, Principal: "past", Applied: usage.WrapsLimit - left, LastUse: time.Now()},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -59,8 +60,8 @@ func TestWrapsEnd(t *testing.T) {
 	if done > 100 || done < 40 {
 		t.Errorf("%d wraps were done, 100 were left", done)
 	}
-	if u := k.Of("payments", 1); u.Applied > keys.MaxWraps {
-		t.Errorf("%d wraps of %d", u.Applied, uint64(keys.MaxWraps))
+	if u := k.Of("payments", 1); u.Applied > usage.WrapsLimit {
+		t.Errorf("%d wraps of %d", u.Applied, uint64(usage.WrapsLimit))
 	}
 	if err := k.wrap("newcomer"); !errors.Is(err, keys.ErrVersionState) {
 		t.Errorf("%v, want ErrVersionState", err)

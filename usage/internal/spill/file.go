@@ -105,14 +105,17 @@ func (f *File) Put(rows []keys.Usage) error {
 	return fmt.Errorf("keeping usage while the store is down: %w", err)
 }
 
-// Clear empties the file. After an error the rows may come back after a
-// crash, and are not among Rows before; Tidy tries again.
-func (f *File) Clear() error {
-	clear(f.rows)
-	return f.write()
+// Forget takes the rows of these triples out. Before Tidy they may come back
+// after a crash.
+func (f *File) Forget(rows ...keys.Usage) {
+	f.drop()
+	for _, u := range rows {
+		delete(f.rows, of(u))
+	}
 }
 
-// Tidy writes the file anew if it may not be as it shall be.
+// Tidy writes the file anew if it may not be as it shall be. After an error
+// it may be tried again.
 func (f *File) Tidy() error {
 	if f.file != nil {
 		return nil

@@ -67,7 +67,10 @@ func TestRoundTrip(t *testing.T) {
 		holds(t, open(t, dir), use("bob", 7), use("carol", 5), never)
 	}
 	f = open(t, dir)
-	must(t, f.Clear())
+	f.Forget(use("bob", 0), use("carol", 9))
+	holds(t, f, never)
+	f.Forget(never)
+	must(t, f.Tidy())
 	holds(t, f)
 	f = open(t, dir)
 	holds(t, f)
@@ -195,9 +198,7 @@ func TestFailures(t *testing.T) {
 		}
 	}
 	holds(t, f, use("bob", 1))
-	if err := f.Clear(); err == nil {
-		t.Fatal("it was cleared")
-	}
+	f.Forget(use("bob", 1))
 	if err := f.Tidy(); err == nil {
 		t.Fatal("it is tidy")
 	}
