@@ -78,7 +78,7 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(a.serveCommand(), a.devCommand(), a.checkCommand(), a.reconcileCommand(), a.adoptCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.devCommand(), a.checkCommand(), a.reconcileCommand(), a.adoptCommand(), a.migrateCommand(), a.versionCommand())
 	return root
 }
 

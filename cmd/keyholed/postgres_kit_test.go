@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"database/sql"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,4 +111,18 @@ func (p *process) metric(line string) {
 		_, body := p.get("/metrics")
 		return strings.Contains(body, "\n"+line+"\n")
 	})
+}
+
+// alterSQLite runs SQL on the database of a dev directory whose gateway has
+// ended.
+func alterSQLite(t *testing.T, dir, statement string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", filepath.Join(dir, "keyhole.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), statement); err != nil {
+		t.Fatal(err)
+	}
 }

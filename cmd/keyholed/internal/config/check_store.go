@@ -44,6 +44,17 @@ func (k *checker) postgres() {
 	}
 }
 
+// CheckPostgres checks p as if it stood in a file. name says in the error
+// where it stands.
+func CheckPostgres(name string, p Postgres) error {
+	k := &checker{c: &Config{File: name, Store: Store{Postgres: p}}, broken: map[string]bool{}}
+	k.postgres()
+	if len(k.problems) > 0 {
+		return k.problems
+	}
+	return nil
+}
+
 // settings are those of a URL that have a place of their own.
 var settings = map[string]string{
 	"password": "password_file", "passfile": "password_file", "sslrootcert": "ca_file", "sslcert": "cert_file", "sslkey": "key_file", "sslpassword": "key_file",

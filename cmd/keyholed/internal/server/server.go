@@ -145,7 +145,7 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		Crypto: token, Snapshots: cache, Audit: auditLog, Policy: files.Policies, Lifecycle: engine, Usage: meter, Store: db,
 		Authenticator: m.Authenticator(files.Authenticator), Limits: authz.NewLimiter(limits(c)), Webhooks: hooks, Triggers: triggers(c),
 		TwoPeople: c.Rotation.TwoPeople, ApprovalLife: c.Rotation.ApprovalLife, Draining: draining, Log: o.Log,
-		AuditLog: shown(c, auditLog, vouching),
+		AuditLog: shown(c, auditLog, vouching), Instance: k.Node.Instance,
 	})
 	if err := service.ResumeApprovals(ctx); err != nil { // what was approved and not done
 		return core.EngineError(err)
