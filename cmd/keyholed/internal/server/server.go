@@ -103,7 +103,7 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, k.Close()) }()
 	db, cache, token := k.Store, k.Cache, k.Token
-	meter := usage.New(usage.Config{Store: m.UsageStore(db), Node: c.Node, Log: o.Log})
+	meter := usage.New(usage.Config{Store: m.UsageStore(db), Node: c.Node, Dir: c.Audit.Dir, Log: o.Log})
 	if err := meter.Load(ctx); err != nil {
 		return core.StoreError(err)
 	}
