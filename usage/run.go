@@ -33,6 +33,7 @@ const maxLive = 1 << 16
 // forgets what is idle, until ctx ends; then it gives back exactly what was
 // not used. The error says that this could not be done: the figures stay too
 // high. Count goes on to work after the end; every use is written by itself.
+// What the spill holds then comes to the store at the next start.
 func (m *Meter) Run(ctx context.Context) error {
 	t := time.NewTicker(tick)
 	defer t.Stop()
@@ -267,7 +268,8 @@ func (m *Meter) stop(ctx context.Context) error {
 		}
 	}
 	if m.outage.Load() {
-		return fmt.Errorf("what was counted while the store was down is in a file and comes to the store at the next start: %w", errOutage)
+		m.log.WarnContext(ctx, "the store is down; what is in the file comes to it at the next start", "dir", m.dir, "rows", m.spill.Len())
+		return nil
 	}
 	if err := m.flushSeen(ctx, 0); err != nil {
 		return fmt.Errorf("writing who was seen: %w", storeError(err))
