@@ -26,6 +26,7 @@ global
 defaults
   mode tcp
   timeout connect 2s
+  timeout check 5s
   timeout client 5m
   timeout server 5m
   option redispatch 1

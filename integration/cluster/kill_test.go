@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -64,8 +66,7 @@ var killings = []killing{
 		write: "destroyed", before: "the objects of a version were destroyed",
 		policy: policy(func(*api.Policy) {}),
 		begin: func(s *site, key string) {
-			_, err := s.admin().Destroy(s.t.Context(), keys.VersionID{Key: key, Number: 1}, api.DestroyRequest{Reason: "a test", Force: true})
-			must(s.t, err)
+			s.destroy(s.up(), keys.VersionID{Key: key, Number: 1})
 		},
 		end: func(k api.Key, _ []api.Rotation) bool { return k.Versions[len(k.Versions)-1].State == "destroyed" },
 	},
@@ -148,6 +149,23 @@ func TestKilled(t *testing.T) {
 		g.verified()
 	}
 	s.agree()
+}
+
+// up returns a gateway that is ready.
+func (s *site) up() *gate {
+	s.t.Helper()
+	var up *gate
+	proc.Eventually(s.t, "a gateway is ready", func() bool {
+		i := slices.IndexFunc(s.gates, func(g *gate) bool {
+			status, _, err := g.get("/readyz")
+			return err == nil && status == http.StatusOK
+		})
+		if i >= 0 {
+			up = s.gates[i]
+		}
+		return up != nil
+	})
+	return up
 }
 
 // ends waits until a key has come to an end.

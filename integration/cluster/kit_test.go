@@ -23,6 +23,7 @@ import (
 	"keyhole/gateway/api"
 	"keyhole/integration/internal/p11"
 	"keyhole/integration/internal/proc"
+	"keyhole/keys"
 	"keyhole/softhsm"
 	"keyhole/store/postgrestest"
 )
@@ -37,6 +38,8 @@ type site struct {
 	gates []*gate
 	lb    *balancer
 	acts  []<-chan error // under way
+
+	clients map[string]*client.Client // by whom they are and where they call
 }
 
 // options are how a site differs.
@@ -52,7 +55,7 @@ type options struct {
 // of Keyhole runs yet.
 func newSite(t *testing.T, o options) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir()}
+	s := &site{t: t, dir: t.TempDir(), clients: map[string]*client.Client{}}
 	var err error
 	s.token, err = softhsm.New(filepath.Join(s.dir, "softhsm"), "cluster")
 	must(t, err)
@@ -109,12 +112,17 @@ func (s *site) client(addr, who string, retries int) *client.Client {
 
 func (s *site) clientBy(addr, tokenFile string, retries int) *client.Client {
 	s.t.Helper()
+	id := fmt.Sprint(addr, " ", tokenFile, " ", retries)
+	if c := s.clients[id]; c != nil {
+		return c
+	}
 	c, err := client.New(client.Config{
 		Address: "https://" + addr, ServerName: "localhost", CACertFile: filepath.Join(made, "ca.crt"),
 		Token: client.TokenFile(tokenFile), Retries: retries, Timeout: proc.Patience,
 	})
 	must(s.t, err)
 	s.t.Cleanup(c.Close)
+	s.clients[id] = c
 	return c
 }
 
@@ -147,6 +155,28 @@ func policy(change func(p *api.Policy)) *api.Policy {
 	p := &api.Policy{Overlap: api.Duration(48 * time.Hour), DestroyDelay: api.Duration(time.Second)}
 	change(p)
 	return p
+}
+
+// destroy orders the destruction of a version, as the two people that it
+// takes while its overlap lasts, and returns when it is due.
+func (s *site) destroy(g *gate, id keys.VersionID) time.Time {
+	s.t.Helper()
+	out, err := g.admin().Destroy(s.t.Context(), id, api.DestroyRequest{Reason: "a test", Force: true})
+	must(s.t, err)
+	if out.Approval == nil {
+		s.t.Fatalf("a forced destruction by one person: %+v", out)
+	}
+	_, err = g.as("approver").Approve(s.t.Context(), out.Approval.ID, api.DecisionRequest{})
+	must(s.t, err)
+	k, err := g.admin().Key(s.t.Context(), id.Key)
+	must(s.t, err)
+	for _, v := range k.Versions {
+		if v.Version == id.Number && !v.DestroyAt.IsZero() {
+			return v.DestroyAt.Time
+		}
+	}
+	s.t.Fatalf("%v is not to be destroyed: %+v", id, k.Versions)
+	return time.Time{}
 }
 
 // rotations returns the rotations of a key, oldest first.

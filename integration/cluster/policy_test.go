@@ -37,7 +37,7 @@ func TestClocksApart(t *testing.T) {
 	if d := s.gates[1].clock().Sub(right); d < apart {
 		t.Fatalf("the clock of %s is ahead by %s", s.gates[1].name, d)
 	}
-	s.rotateUnderLoad(s.rotating(), 3, apart)
+	s.rotateUnderLoad(s.rotating(), 2, apart)
 }
 
 // rotating makes keys that their policies rotate.
