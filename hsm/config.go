@@ -40,7 +40,7 @@ type TokenConfig struct {
 
 	Sessions       int           // most data-plane sessions (default 8); four more serve logins and management
 	SessionWait    time.Duration // longest wait for a session (default 5s)
-	QueueWait      time.Duration // an operation that would wait for longer is refused at once (default 500ms); bulk ones may wait for SessionWait
+	QueueWait      time.Duration // an operation that would wait for longer is refused at once (default 300ms); bulk ones may wait for SessionWait
 	StuckAfter     time.Duration // a call that runs longer hangs (default 10s)
 	MaxStuck       int           // so many hanging calls, and the token is not ready (default half of Sessions)
 	CanaryInterval time.Duration // how often Run tries the token (default 10s)
@@ -93,7 +93,7 @@ func (t TokenConfig) withDefaults() (TokenConfig, error) {
 	}
 	t.Sessions = defaultTo(t.Sessions, 8)
 	t.SessionWait = defaultTo(t.SessionWait, 5*time.Second)
-	t.QueueWait = defaultTo(t.QueueWait, 500*time.Millisecond)
+	t.QueueWait = defaultTo(t.QueueWait, 300*time.Millisecond)
 	t.StuckAfter = defaultTo(t.StuckAfter, 10*time.Second)
 	t.CanaryInterval = defaultTo(t.CanaryInterval, 10*time.Second)
 	t.MaxStuck = defaultTo(t.MaxStuck, max(1, t.Sessions/2))
