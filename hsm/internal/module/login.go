@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
@@ -68,7 +69,9 @@ func (t *Token) configure() error {
 	}
 	number := int(slot.ID)
 	start := time.Now()
-	c, err := m.newContext(&crypto11.Config{SlotNumber: &number, Pin: string(pin)})
+	// The string shares its bytes with pin, so that clearing them leaves no
+	// copy in Go's memory; nobody has the string any more by then.
+	c, err := m.newContext(&crypto11.Config{SlotNumber: &number, Pin: unsafe.String(unsafe.SliceData(pin), len(pin))}) //nolint:gosec // see above
 	clear(pin)
 	if err := t.note(fault.OpLogin, start, err); err != nil {
 		if fault.Of(err) != fault.PIN {
