@@ -6,6 +6,11 @@
 // crash between the two sends again bears the same Keyhole-Delivery. Each
 // webhook has a goroutine of its own: one that hangs delays no other.
 //
+// Of several gateways one delivers to a webhook at one time, under a lease
+// that it takes when there is something to send. Should it die, another one
+// goes on from the cursor when the lease has lapsed; what was on its way is
+// sent again.
+//
 // An endpoint that fails is tried again with growing pauses. An event that it
 // still does not take after GiveUpAfter, or that it answers with 410, is kept
 // as dead, and the next one has its turn. Dead events are sent again only

@@ -80,11 +80,11 @@ func TestClockSetBack(t *testing.T) {
 	s := &emptyStore{}
 	w := &worker{cfg: &Config{Store: s, Now: func() time.Time { return now }, Poll: time.Second}}
 	w.state.RetryAt = now.Add(365 * 24 * time.Hour)
-	if pause, err := w.round(t.Context()); err != nil || pause != time.Second || s.reads != 1 {
+	if pause, err := w.deliver(t.Context()); err != nil || pause != time.Second || s.reads != 1 {
 		t.Errorf("it waits %s and looked %d times, %v", pause, s.reads, err)
 	}
 	w.state.RetryAt = now.Add(time.Hour)
-	if pause, err := w.round(t.Context()); err != nil || pause != time.Hour || s.reads != 1 {
+	if pause, err := w.deliver(t.Context()); err != nil || pause != time.Hour || s.reads != 1 {
 		t.Errorf("it waits %s and looked %d times, %v", pause, s.reads, err)
 	}
 }

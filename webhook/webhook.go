@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"keyhole/keys"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -21,6 +22,7 @@ type Store interface {
 	PutHook(ctx context.Context, h store.Hook, dead ...store.DeadEvent) error
 	DeadEvents(ctx context.Context, hook string, limit int) ([]store.DeadEvent, error)
 	ForgetDead(ctx context.Context, hook string, event uint64) error
+	lease.Store
 }
 
 // Hook is one endpoint.
@@ -61,6 +63,7 @@ func Results() []string { return []string{Delivered, Failed, Dead} }
 type Config struct {
 	Hooks  []Hook
 	Store  Store
+	Holder string // of leases: the keys.Node.Instance of this process; default: one of its own
 	Signer Signer
 	// Changed returns a channel that is closed when there may be new events;
 	// nil: they are looked for each Poll only.
@@ -80,6 +83,7 @@ const lastPause = time.Hour
 // Dispatcher delivers events. Its methods may be called concurrently.
 type Dispatcher struct {
 	cfg     Config
+	leases  *lease.Keeper
 	workers []*worker // in the order of Config.Hooks
 }
 
@@ -104,7 +108,7 @@ func New(c Config) (*Dispatcher, error) {
 	if c.Changed == nil {
 		c.Changed = func() <-chan struct{} { return nil }
 	}
-	d := &Dispatcher{cfg: c}
+	d := &Dispatcher{cfg: c, leases: lease.New(lease.Config{Store: c.Store, Holder: c.Holder, Log: c.Log})}
 	names := map[string]bool{}
 	for _, h := range c.Hooks {
 		if names[h.Name] {
@@ -114,7 +118,7 @@ func New(c Config) (*Dispatcher, error) {
 		if err := keys.CheckNewName(h.SigningKey); err != nil {
 			return nil, fmt.Errorf("webhook %q: the signing key: %w", h.Name, err)
 		}
-		w, err := newWorker(&d.cfg, h)
+		w, err := newWorker(&d.cfg, d.leases, h)
 		if err != nil {
 			return nil, fmt.Errorf("webhook %q: %w", h.Name, err)
 		}
@@ -134,8 +138,8 @@ func (d *Dispatcher) Load(ctx context.Context) error {
 	return nil
 }
 
-// Run delivers until ctx ends. An attempt under way is given up then, and
-// made again by the next Run.
+// Run delivers until ctx ends, what no other gateway is delivering. An attempt
+// under way is given up then, and made again by the next Run.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, w := range d.workers {

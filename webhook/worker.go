@@ -2,11 +2,13 @@ package webhook
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"keyhole/keys"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -14,18 +16,23 @@ import (
 // may be passed over before that is written down.
 const batch = 100
 
-// worker delivers to one webhook. Its state is what the store has, or will
-// have as soon as it can be written: nothing further is sent before.
+// worker delivers to one webhook. While it has the lease its state is what the
+// store has, or will have as soon as it can be written: nothing further is
+// sent before. Without the lease the state is what the store said last.
 type worker struct {
-	cfg  *Config
-	hook Hook
-	to   *endpoint
-	keys map[string]bool // nil: all
+	cfg    *Config
+	leases *lease.Keeper
+	hook   Hook
+	to     *endpoint
+	keys   map[string]bool // nil: all
 
 	ordered atomic.Bool   // the dead events are to be sent again
 	wake    chan struct{} // holds a value when something was ordered
 
 	// Of load, and then of run.
+	held    context.Context // of the lease; nil: not held
+	done    func()          // gives it up
+	counted time.Time       // when the dead events were counted last
 	state   store.Hook
 	written uint64            // the cursor that the store has
 	buried  []store.DeadEvent // that the store does not have yet
@@ -37,7 +44,7 @@ type worker struct {
 	dead    int        // events that are kept as dead
 }
 
-func newWorker(c *Config, h Hook) (*worker, error) {
+func newWorker(c *Config, leases *lease.Keeper, h Hook) (*worker, error) {
 	if h.Timeout <= 0 {
 		h.Timeout = 10 * time.Second
 	}
@@ -48,7 +55,7 @@ func newWorker(c *Config, h Hook) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &worker{cfg: c, hook: h, to: to, wake: make(chan struct{}, 1)}
+	w := &worker{cfg: c, leases: leases, hook: h, to: to, wake: make(chan struct{}, 1)}
 	if len(h.Keys) > 0 {
 		w.keys = map[string]bool{}
 		for _, k := range h.Keys {
@@ -59,30 +66,51 @@ func newWorker(c *Config, h Hook) (*worker, error) {
 }
 
 func (w *worker) load(ctx context.Context) error {
-	h, err := w.cfg.Store.Hook(ctx, w.hook.Name)
-	if err != nil {
-		return err
-	}
-	dead, err := w.cfg.Store.DeadEvents(ctx, w.hook.Name, 0)
-	if err != nil {
+	if err := w.read(ctx); err != nil {
 		return err
 	}
 	oldest, _, err := w.cfg.Store.EventRange(ctx)
 	if err != nil {
 		return err
 	}
-	if h.Cursor+1 < oldest { // ids have gaps, so nobody knows for sure
-		w.cfg.Log.WarnContext(ctx, "events may have been removed before a webhook took them", "webhook", w.hook.Name, "last_delivered", h.Cursor, "oldest_kept", oldest)
+	if w.state.Cursor+1 < oldest { // ids have gaps, so nobody knows for sure
+		w.cfg.Log.WarnContext(ctx, "events may have been removed before a webhook took them", "webhook", w.hook.Name, "last_delivered", w.state.Cursor, "oldest_kept", oldest)
 	}
-	w.state, w.written = h, h.Cursor
 	w.show(time.Time{})
-	w.count(len(dead))
+	return w.countDead(ctx)
+}
+
+// read takes the state from the store. What this worker did and could not
+// write down is forgotten.
+func (w *worker) read(ctx context.Context) error {
+	h, err := w.cfg.Store.Hook(ctx, w.hook.Name)
+	if err != nil {
+		return err
+	}
+	w.state, w.written, w.buried, w.unsaved = h, h.Cursor, nil, false
+	return nil
+}
+
+// countDead counts the dead events, which other gateways bury and raise too.
+func (w *worker) countDead(ctx context.Context) error {
+	if now := time.Now(); now.Sub(w.counted) < w.cfg.Poll {
+		return nil
+	}
+	dead, err := w.cfg.Store.DeadEvents(ctx, w.hook.Name, 0)
+	if err != nil {
+		return err
+	}
+	w.counted = time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dead = len(dead)
 	return nil
 }
 
 // run delivers until ctx ends.
 func (w *worker) run(ctx context.Context) {
 	defer w.to.client.CloseIdleConnections()
+	defer w.release()
 	lost := false // the store cannot be used, and that was logged
 	for ctx.Err() == nil {
 		changed := w.cfg.Changed() // before looking, or a change in between would wait for the poll
@@ -105,9 +133,87 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// round sends what can be sent now and returns when to look again. Its error
-// is about the store.
+// round sends what can be sent now, unless another gateway does, and returns
+// when to look again. Its error is about the store.
 func (w *worker) round(ctx context.Context) (pause time.Duration, err error) {
+	if w.held != nil && lease.Check(w.held) != nil {
+		w.release()
+	}
+	if w.held == nil {
+		due, pause, err := w.due(ctx)
+		if err != nil || !due {
+			return pause, err
+		}
+		w.held, w.done, err = w.leases.Try(ctx, "webhook/"+w.hook.Name)
+		if errors.Is(err, lease.ErrTaken) {
+			return w.cfg.Poll, nil
+		}
+		if err == nil {
+			err = w.read(ctx)
+		}
+		if err != nil {
+			w.release()
+			return w.cfg.Poll, err
+		}
+	}
+	pause, err = w.deliver(w.held)
+	if !w.unsaved || w.held.Err() != nil {
+		w.release()
+	}
+	return pause, err
+}
+
+// release gives the lease up, if the worker has it.
+func (w *worker) release() {
+	if w.done != nil {
+		w.done()
+	}
+	w.held, w.done = nil, nil
+}
+
+// due reports whether there is something to do, as the store says, and
+// otherwise when to look again.
+func (w *worker) due(ctx context.Context) (due bool, pause time.Duration, err error) {
+	if err := w.read(ctx); err != nil {
+		return false, w.cfg.Poll, err
+	}
+	if err := w.countDead(ctx); err != nil {
+		return false, w.cfg.Poll, err
+	}
+	events, err := w.cfg.Store.Events(ctx, w.state.Cursor, batch)
+	if err != nil {
+		return false, w.cfg.Poll, err
+	}
+	var waiting time.Time
+	for _, n := range events {
+		if w.wants(n) {
+			waiting, due = n.At, true
+			break
+		}
+		w.state.Cursor = n.ID
+	}
+	w.show(waiting)
+	if w.ordered.Load() {
+		return true, 0, nil
+	}
+	if pause := w.retryIn(); pause > 0 && due {
+		return false, min(pause, w.cfg.Poll), nil
+	}
+	return due || len(events) == batch, w.cfg.Poll, nil
+}
+
+// retryIn returns how long the next attempt has to wait.
+func (w *worker) retryIn() time.Duration {
+	pause := w.state.RetryAt.Sub(w.cfg.Now())
+	if pause > maxRetryAfter { // the clock was set back
+		return 0
+	}
+	return pause
+}
+
+// deliver sends what can be sent now, under the lease, and returns when to
+// look again. Its error is about the store.
+func (w *worker) deliver(ctx context.Context) (pause time.Duration, err error) {
 	if w.unsaved {
 		if err := w.save(ctx); err != nil {
 			return w.cfg.Poll, err
@@ -120,7 +226,7 @@ func (w *worker) round(ctx context.Context) (pause time.Duration, err error) {
 		}
 	}
 	for ctx.Err() == nil {
-		if pause := w.state.RetryAt.Sub(w.cfg.Now()); pause > 0 && pause <= maxRetryAfter { // more: the clock was set back
+		if pause := w.retryIn(); pause > 0 {
 			return pause, nil
 		}
 		events, err := w.cfg.Store.Events(ctx, w.state.Cursor, batch)
