@@ -42,7 +42,7 @@ func (t table) names() []string {
 }
 
 func (t table) query() string {
-	return "SELECT " + t.columns + " FROM " + t.name + " ORDER BY " + t.order //nolint:gosec // ours
+	return "SELECT " + t.columns + " FROM " + t.name + " ORDER BY " + t.order
 }
 
 // read returns a row in one form, whichever database it is from: no empty

@@ -19,21 +19,21 @@ func OpenSQLiteWith(ctx context.Context, path string, seal []byte, files fs.FS) 
 // Migrations are the program's own.
 var Migrations fs.FS = migrationFiles
 
-// Exec runs SQL on the connection that writes.
-func (s *SQLite) Exec(tb testing.TB, query string, args ...any) {
+// Exec runs SQL on a connection that writes.
+func (d *database) Exec(tb testing.TB, query string, args ...any) {
 	tb.Helper()
-	if _, err := s.write.ExecContext(tb.Context(), query, args...); err != nil {
+	if _, err := d.write.ExecContext(tb.Context(), query, args...); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-// Ask returns the one value that a query on the writing (or a reading)
+// Ask returns the one value that a query on a writing (or a reading)
 // connection yields.
-func (s *SQLite) Ask(tb testing.TB, writer bool, query string) (value string) {
+func (d *database) Ask(tb testing.TB, writer bool, query string) (value string) {
 	tb.Helper()
-	db := s.read
+	db := d.read
 	if writer {
-		db = s.write
+		db = d.write
 	}
 	if err := db.QueryRowContext(tb.Context(), query).Scan(&value); err != nil {
 		tb.Fatalf("%s: %v", query, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 // The test binary runs itself as another process that uses the same store;
 // these say what that process does, and with which file.
 const (
-	childEnv  = "KEYHOLE_STORE_TEST_CHILD"
-	childPath = "KEYHOLE_STORE_TEST_PATH"
+	childEnv      = "KEYHOLE_STORE_TEST_CHILD"
+	childPath     = "KEYHOLE_STORE_TEST_PATH"     // a file, or the URL of a database
+	childPassword = "KEYHOLE_STORE_TEST_PASSWORD" // a file
 )
 
 func TestMain(m *testing.M) {
@@ -48,10 +50,20 @@ func child(tb testing.TB, act, path string) *exec.Cmd {
 	return cmd
 }
 
+// openAny opens the store that a child is to use.
+func openAny(ctx context.Context, path string) (store.Store, error) {
+	if strings.HasPrefix(path, "postgres://") {
+		return store.OpenPostgres(ctx, store.PostgresConfig{
+			URL: path, Password: func() ([]byte, error) { return os.ReadFile(os.Getenv(childPassword)) }, Timeout: time.Minute,
+		}, seal)
+	}
+	return store.OpenSQLite(ctx, path, seal)
+}
+
 // commitForever changes a key and its rotation, over and over, and prints
 // each epoch once the store has acknowledged it.
 func commitForever(ctx context.Context, path string) error {
-	s, err := store.OpenSQLite(ctx, path, seal)
+	s, err := openAny(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -85,7 +97,7 @@ func openOnce(ctx context.Context, path string) error {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return err
 	}
-	s, err := store.OpenSQLite(ctx, path, seal)
+	s, err := openAny(ctx, path)
 	if err != nil {
 		return err
 	}

@@ -67,8 +67,8 @@ func newerSchema(found, known int) error {
 // the others have done. The row with the version comes first, so that there
 // is one who makes it; what the others get for that is an error that again
 // knows.
-func (d *database) migrate(ctx context.Context, all []migration, begin func(tx *sql.Tx) (version int, err error), again func(error) bool) error {
-	for {
+func (d *database) migrate(ctx context.Context, all []migration, begin func(tx *sql.Tx) (version int, err error), again func(err error, tries int) bool) error {
+	for tries := 1; ; tries++ {
 		done := false
 		err := transact(ctx, d.write, d.updating, func(tx *sql.Tx) error {
 			version, err := begin(tx)
@@ -93,7 +93,9 @@ func (d *database) migrate(ctx context.Context, all []migration, begin func(tx *
 		switch {
 		case err == nil && done:
 			return nil
-		case err != nil && (ctx.Err() != nil || !again(err)):
+		case err == nil:
+			tries = 0
+		case ctx.Err() != nil || !again(err, tries):
 			return err
 		}
 	}

@@ -35,10 +35,11 @@ func (p *Postgres) prepare(ctx context.Context, all []migration) error {
 	return p.learnToTell(ctx)
 }
 
-// raced reports that another gateway was first with a step of a migration.
-func raced(err error) bool {
+// raced reports that another gateway was first with a step of a migration. It
+// is not so forever: what is already there may be in the migration's way.
+func raced(err error, tries int) bool {
 	state := postgres.State(err)
-	return state == postgres.AlreadyThere || state == postgres.Duplicate || postgres.Collided(err)
+	return (state == postgres.AlreadyThere || state == postgres.Duplicate || postgres.Collided(err)) && tries < collisions
 }
 
 // begin is what each migration begins with.

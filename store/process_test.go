@@ -129,7 +129,7 @@ func TestOpenAtOnce(t *testing.T) {
 		if err != nil || len(keys) != processes || revision != processes {
 			t.Errorf("%d processes left %d keys at revision %d, %v", processes, len(keys), revision, err)
 		}
-		if n := s.Ask(t, true, "SELECT count(*) FROM schema_version"); n != "3" {
+		if n := s.Ask(t, true, "SELECT count(*) FROM schema_version"); n != fmt.Sprint(schema) {
 			t.Errorf("%s migrations were run", n)
 		}
 		if err := s.Close(); err != nil {

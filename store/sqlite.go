@@ -121,7 +121,7 @@ func (s *SQLite) prepare(ctx context.Context, all []migration) error {
 		return 0, err
 	}
 	if version < s.schema {
-		if err := s.migrate(ctx, all, begin, func(error) bool { return false }); err != nil {
+		if err := s.migrate(ctx, all, begin, func(error, int) bool { return false }); err != nil {
 			return err
 		}
 	}

@@ -378,8 +378,8 @@ func testObjectOfUngenerated(t *testing.T, s store.Store) {
 	commit(t, s, "reserved", func(k *keys.Key) { Generate(k.Versions[1], t0) })
 	next := Step(stored(t, s, "reserved"), func(k *keys.Key) { k.Versions[1].ObjectID = keys.NewObjectID() })
 	is(t, "another CKA_ID of a generated version", s.Commit(t.Context(), store.Change{Key: next, FromEpoch: next.Epoch - 1}), keys.ErrInternal)
-	gone := commit(t, s, "reserved", func(k *keys.Key) { k.Versions = append(k.Versions, Reserved(3)) })
-	gone = commit(t, s, "reserved", func(k *keys.Key) { k.Versions[2].DestroyedAt = t0 })
+	commit(t, s, "reserved", func(k *keys.Key) { k.Versions = append(k.Versions, Reserved(3)) })
+	gone := commit(t, s, "reserved", func(k *keys.Key) { k.Versions[2].DestroyedAt = t0 })
 	next = Step(gone, func(k *keys.Key) { k.Versions[2].ObjectID = keys.NewObjectID() })
 	is(t, "another CKA_ID of an aborted version", s.Commit(t.Context(), store.Change{Key: next, FromEpoch: gone.Epoch}), keys.ErrInternal)
 }

@@ -88,7 +88,7 @@ func (c *Connector) Driver() driver.Driver { return c.inner.Driver() }
 func (s *source) before(_ context.Context, c *pgx.ConnConfig) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%w: %s", keys.ErrStore, err)
+			err = fmt.Errorf("%w: %v", keys.ErrStore, err) //nolint:errorlint // no *keys.Error to be shown
 		}
 	}()
 	if c.Password, err = s.password(); err != nil {

@@ -43,7 +43,7 @@ func (c *Connector) listen(ctx context.Context, heard func()) error {
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		conn.Close(closing)
+		_ = conn.Close(closing) // there is a better error, or none
 	}()
 	first, cancel := context.WithTimeout(ctx, connectTimeout)
 	_, err = conn.Exec(first, "LISTEN "+Channel)
