@@ -68,9 +68,10 @@ func (c *Cache) settle(ctx context.Context, note func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	note()
-	mode, before := c.mode(c.view.Load()), c.told
-	if mode == before {
-		return
+	v := c.view.Load()
+	mode, before := c.mode(v), c.told
+	if mode == before || before == ModeStore && mode != ModeStale && c.lost == nil && c.Now().Sub(v.at) <= 2*c.silence {
+		return // of a reading that is late, nobody needs to be told
 	}
 	c.told = mode
 	switch {

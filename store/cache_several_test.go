@@ -476,3 +476,25 @@ func (s *slow) Changed(ctx context.Context, since uint64) ([]*keys.Key, []string
 		return nil, nil, 0, ctx.Err()
 	}
 }
+
+// TestLateReadings: a machine that is slow for a moment is no loss of the
+// store, and fills no log.
+func TestLateReadings(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db, _ := newSQLite(t)
+		o, log := &slow{Store: db}, &bytes.Buffer{}
+		c := store.NewCache(o, severalConfig(&tokens{}, log))
+		stop := run(t, c)
+		for range 10 {
+			pass(5 * time.Second)
+			o.takes.Store(int64(900 * time.Millisecond))
+			pass(5 * time.Second)
+			o.takes.Store(0)
+		}
+		stop()
+		if log.Len() > 0 {
+			t.Errorf("it is told:\n%s", log)
+		}
+	})
+}
