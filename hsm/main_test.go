@@ -15,7 +15,7 @@ import (
 	"keyhole/softhsm/softhsmtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(softhsmtest.Main(m, 60)) }
+func TestMain(m *testing.M) { os.Exit(softhsmtest.Main(m, 100)) }
 
 // tokenConfig is the configuration of tok, under the name "t".
 func tokenConfig(tok *softhsm.Token) TokenConfig {

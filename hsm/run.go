@@ -6,17 +6,26 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"keyhole/hsm/internal/fault"
 )
 
 // Pauses between attempts to bring a failed token back.
 const (
 	firstReopen = time.Second
-	lastReopen  = time.Minute
+	lastReopen  = 10 * time.Second
 )
+
+// wholeModule is how many attempts there are to one that takes the module's
+// other tokens with it: it may help, and makes them wait. It is the second of
+// them.
+const wholeModule = 8
 
 // Run tries every token each CanaryInterval, and brings failed ones back:
 // it drains the module, finalises it and opens its tokens anew, with growing
-// pauses. A refused PIN is never tried again. Run returns nil when ctx ends.
+// pauses. A refused PIN is never tried again; one that was held back is, when
+// the token does not say any more that it is locked. Run returns nil when ctx
+// ends.
 func (h *HSM) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, name := range h.names {
@@ -44,9 +53,10 @@ func (t *token) watch(ctx context.Context) {
 		}
 		pause = t.CanaryInterval
 		err := t.tryFor(ctx)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, ErrPIN) {
+		held := errors.Is(err, fault.ErrPINHeld)
+		if err != nil && ctx.Err() == nil && (held || !errors.Is(err, ErrPIN)) {
 			t.log.Error("the canary failed", "err", err)
-			if err = t.reopen(ctx, failed == 0); err != nil && ctx.Err() == nil {
+			if err = t.reopen(ctx, held || failed%wholeModule != 1); err != nil && ctx.Err() == nil {
 				t.log.Error("the token is not back yet", "err", err, "next", reopen)
 				pause, reopen, failed = reopen, min(2*reopen, lastReopen), failed+1
 			}
@@ -64,10 +74,10 @@ func (t *token) tryFor(ctx context.Context) error {
 	return t.try(ctx)
 }
 
-// reopen opens the token anew and tries it: alone first, if the module has
-// others; else with the whole module.
-func (t *token) reopen(ctx context.Context, first bool) error {
-	if err := t.tok.Reopen(ctx, first); err != nil {
+// reopen opens the token anew and tries it: alone, if gently and the module
+// has others; else with the whole module.
+func (t *token) reopen(ctx context.Context, gently bool) error {
+	if err := t.tok.Reopen(ctx, gently); err != nil {
 		return err
 	}
 	return t.tryFor(ctx)

@@ -81,8 +81,37 @@ func failure(err error) bool {
 	return false
 }
 
-// do runs op on a pooled session, within the caller's time.
+// sessionPause is how long a call waits that found no session on the token:
+// others hold them, who will be done sooner or later.
+const sessionPause = 5 * time.Millisecond
+
+// do runs op on a pooled session, within the caller's time. Where the token
+// has fewer sessions than it was thought to have, calls wait for those that
+// there are, no longer than for one of the pool's.
 func (t *token) do(ctx context.Context, op func(*module.Session) ([]byte, error)) ([]byte, error) {
+	var until time.Time
+	for {
+		out, err := t.attempt(ctx, op)
+		if !fault.NoSession(err) {
+			return out, err
+		}
+		now := time.Now()
+		if until.IsZero() {
+			until = now.Add(t.SessionWait)
+		}
+		if now.After(until) {
+			return nil, err
+		}
+		select {
+		case <-time.After(sessionPause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// attempt is do, once.
+func (t *token) attempt(ctx context.Context, op func(*module.Session) ([]byte, error)) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, fault.Ended(ctx)
 	}

@@ -40,6 +40,10 @@ var (
 	ErrTokenInUse     = fmt.Errorf("the token is open already: %w", keys.ErrHSM)
 )
 
+// ErrPINHeld is ErrPIN where no PIN was given, because the token says that it is
+// locked or that one more wrong one would lock it. It can end by itself.
+var ErrPINHeld = fmt.Errorf("no login is tried: %w", ErrPIN)
+
 // ErrIdentity says that an object is not the key that was asked for.
 var ErrIdentity = fmt.Errorf("not the key that was asked for: %w", keys.ErrHSM)
 
@@ -109,6 +113,12 @@ func Of(err error) Class {
 func DoesNotOpen(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Op == OpDecrypt && Of(e) == Caller
+}
+
+// NoSession reports whether err is a token's word that it has no session left.
+func NoSession(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == pkcs11.CKR_SESSION_COUNT
 }
 
 // kindOf returns the sentinel of a code: what a caller is told.

@@ -63,7 +63,15 @@ func (m *module) anchor(t Config) (*crypto11.Context, error) {
 	}
 	var anchor *crypto11.Context
 	err := fault.Again(func() (err error) {
-		if anchor, err = m.newContext(c); errors.As(err, new(pkcs11.Error)) {
+		anchor, err = m.newContext(c)
+		if m.currentEpoch() > 0 && errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+			// The C_Finalize of before has failed, which crypto11 does not tell.
+			if err := m.ctx.Finalize(); err != nil {
+				return fault.Wrap(fault.OpFinalize, err)
+			}
+			anchor, err = m.newContext(c)
+		}
+		if errors.As(err, new(pkcs11.Error)) {
 			return fault.Wrap(fault.OpInitialize, err)
 		}
 		return err

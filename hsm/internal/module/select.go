@@ -66,13 +66,13 @@ func inventory(found []Slot, skipped int) string {
 }
 
 // checkPINFlags refuses a login that could lock the token, or that cannot
-// succeed. The error is fault.ErrPIN.
+// succeed. The error is fault.ErrPINHeld.
 func checkPINFlags(flags uint) error {
 	switch {
 	case flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
-		return fmt.Errorf("%w: it is locked; the token's security officer must set a new one", fault.ErrPIN)
+		return fmt.Errorf("%w: it is locked; the token's security officer must set a new one", fault.ErrPINHeld)
 	case flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0:
-		return fmt.Errorf("%w: one more wrong PIN would lock it, so no login was tried; check the PIN, then log in once with the vendor's tool", fault.ErrPIN)
+		return fmt.Errorf("%w: one more wrong PIN would lock it, so no login was tried; check the PIN, then log in once with the vendor's tool", fault.ErrPINHeld)
 	}
 	return nil
 }
