@@ -17,7 +17,11 @@ import (
 // come back while the store is open.
 func TestReplacedBlocks(t *testing.T) {
 	t.Parallel()
-	w := newTamperWorld(t)
+	worlds(t, testReplacedBlocks)
+}
+
+func testReplacedBlocks(t *testing.T, make func(t *testing.T) *world) {
+	w := make(t)
 	ctx := t.Context()
 	w.exec(t, "CREATE TABLE old AS SELECT * FROM sealed")
 	if err := w.BlockAgent(ctx, "jwt:corp:eve", &keys.Block{At: time.Now(), By: "x"}); err != nil {
@@ -62,6 +66,10 @@ func TestReplacedBlocks(t *testing.T) {
 // TestAdoptDamaged: a damaged key is rebuilt, and what belonged to it goes on.
 func TestAdoptDamaged(t *testing.T) {
 	t.Parallel()
+	worlds(t, testAdoptDamaged)
+}
+
+func testAdoptDamaged(t *testing.T, make func(t *testing.T) *world) {
 	for what, edits := range map[string][]string{
 		"an edit":              {"UPDATE versions SET revoked_at = NULL"},
 		"an epoch of its own":  {"UPDATE keys SET epoch = 4000000000 WHERE name = 'payments'"},
@@ -73,7 +81,7 @@ func TestAdoptDamaged(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			w := newTamperWorld(t)
+			w := make(t)
 			ctx := t.Context()
 			rebuilt, err := w.Key(ctx, "payments")
 			if err != nil {
@@ -140,7 +148,11 @@ func (w *world) damaged(t *testing.T) map[string]bool {
 // TestAdoptLeavesOthersAlone: the objects of an intact key are its own.
 func TestAdoptLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
-	w := newTamperWorld(t)
+	worlds(t, testAdoptLeavesOthersAlone)
+}
+
+func testAdoptLeavesOthersAlone(t *testing.T, make func(t *testing.T) *world) {
+	w := make(t)
 	ctx := t.Context()
 	other, err := w.Key(ctx, "other")
 	if err != nil {
@@ -163,7 +175,11 @@ func TestAdoptLeavesOthersAlone(t *testing.T) {
 // keep its key from being rotated.
 func TestAlteredRotationIsInNobodysWay(t *testing.T) {
 	t.Parallel()
-	w := newTamperWorld(t)
+	worlds(t, testAlteredRotationIsInNobodysWay)
+}
+
+func testAlteredRotationIsInNobodysWay(t *testing.T, make func(t *testing.T) *world) {
+	w := make(t)
 	ctx := t.Context()
 	r, err := w.Rotation(ctx, "rotation")
 	if err != nil {

@@ -113,7 +113,7 @@ func TestCopy(t *testing.T) {
 	lived(t, w)
 	to, d := newPostgres(t)
 	told := map[string]int{}
-	done, err := store.Copy(t.Context(), w.SQLite, to, store.CopyConfig{Progress: func(table string, done, total int) {
+	done, err := store.Copy(t.Context(), w.file, to, store.CopyConfig{Progress: func(table string, done, total int) {
 		if done > total || done < told[table] {
 			t.Errorf("%s: %d of %d, after %d", table, done, total, told[table])
 		}
@@ -153,7 +153,7 @@ func TestCopy(t *testing.T) {
 	}
 
 	// Once more: the operator does not know whether it was made.
-	again, err := store.Copy(t.Context(), w.SQLite, to, store.CopyConfig{})
+	again, err := store.Copy(t.Context(), w.file, to, store.CopyConfig{})
 	if err != nil || !again.Already || again.Revision != done.Revision {
 		t.Errorf("once more: %+v, %v", again, err)
 	}
@@ -166,7 +166,7 @@ func TestCopy(t *testing.T) {
 	if changed, _, now, err := to.Changed(t.Context(), revision); err != nil || now != revision+1 || len(changed) != 1 || changed[0].Epoch != k.Epoch+1 {
 		t.Errorf("the next change: %+v at %d, %v", changed, now, err)
 	}
-	_, err = store.Copy(t.Context(), w.SQLite, to, store.CopyConfig{})
+	_, err = store.Copy(t.Context(), w.file, to, store.CopyConfig{})
 	if !errors.Is(err, keys.ErrKeyExists) {
 		t.Errorf("over a store that goes on: %v", err)
 	}
@@ -213,9 +213,9 @@ func TestCopyOfAltered(t *testing.T) {
 			w := newTamperWorld(t)
 			to, _ := newPostgres(t)
 			w.exec(t, tt.edit)
-			_, err := store.Copy(t.Context(), w.SQLite, to, store.CopyConfig{})
+			_, err := store.Copy(t.Context(), w.file, to, store.CopyConfig{})
 			refusedCopy(t, to, err, keys.ErrTampered, tt.left...)
-			done, err := store.Copy(t.Context(), w.SQLite, to, store.CopyConfig{LeaveOut: true})
+			done, err := store.Copy(t.Context(), w.file, to, store.CopyConfig{LeaveOut: true})
 			if tt.left == nil {
 				refusedCopy(t, to, err, keys.ErrTampered, "blocked")
 				return
@@ -232,7 +232,7 @@ func TestCopyOfAltered(t *testing.T) {
 					t.Errorf("there is %+v", k)
 				}
 			}
-			if again, err := store.Copy(t.Context(), w.SQLite, to, store.CopyConfig{LeaveOut: true}); err != nil || !again.Already {
+			if again, err := store.Copy(t.Context(), w.file, to, store.CopyConfig{LeaveOut: true}); err != nil || !again.Already {
 				t.Errorf("once more: %+v, %v", again, err)
 			}
 		})
@@ -248,7 +248,7 @@ func TestCopyIsRefused(t *testing.T) {
 	if err := w.Beat(ctx, keys.Node{Instance: "i", Name: "old"}, time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	_, err := store.Copy(ctx, w.SQLite, to, store.CopyConfig{})
+	_, err := store.Copy(ctx, w.file, to, store.CopyConfig{})
 	refusedCopy(t, to, err, keys.ErrInUse, `"old"`, "stop it")
 	if err := w.Leave(ctx, "i"); err != nil {
 		t.Fatal(err)
@@ -256,7 +256,7 @@ func TestCopyIsRefused(t *testing.T) {
 	if err := to.Beat(ctx, keys.Node{Instance: "i", Name: "new"}, time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	_, err = store.Copy(ctx, w.SQLite, to, store.CopyConfig{})
+	_, err = store.Copy(ctx, w.file, to, store.CopyConfig{})
 	refusedCopy(t, to, err, keys.ErrInUse, `"new"`)
 	if err := to.Leave(ctx, "i"); err != nil {
 		t.Fatal(err)
@@ -269,13 +269,13 @@ func TestCopyIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeAtEnd(t, other)
-	_, err = store.Copy(ctx, w.SQLite, other, store.CopyConfig{})
+	_, err = store.Copy(ctx, w.file, other, store.CopyConfig{})
 	refusedCopy(t, to, err, keys.ErrTampered, "another key")
 
 	if err := to.SeeAgents(ctx, []store.Sighting{{Principal: "p", At: time.Now()}}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = store.Copy(ctx, w.SQLite, to, store.CopyConfig{})
+	_, err = store.Copy(ctx, w.file, to, store.CopyConfig{})
 	refusedCopy(t, to, err, keys.ErrKeyExists, "not empty", "agents")
 }
 
@@ -298,7 +298,7 @@ func TestCopyBroken(t *testing.T) {
 				to, d := newPostgres(t)
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				_, err := store.Copy(ctx, w.SQLite, to, store.CopyConfig{Progress: func(table string, _, _ int) {
+				_, err := store.Copy(ctx, w.file, to, store.CopyConfig{Progress: func(table string, _, _ int) {
 					if table == at {
 						tt.stop(t, d, cancel)
 					}
@@ -309,7 +309,7 @@ func TestCopyBroken(t *testing.T) {
 				if all, revision, err := to.Load(t.Context()); err != nil || len(all) != 0 || revision != 0 {
 					t.Errorf("%d keys at revision %d are left, %v", len(all), revision, err)
 				}
-				if done, err := store.Copy(t.Context(), w.SQLite, to, store.CopyConfig{}); err != nil || done.Already {
+				if done, err := store.Copy(t.Context(), w.file, to, store.CopyConfig{}); err != nil || done.Already {
 					t.Errorf("the next one: %+v, %v", done, err)
 				}
 			})

@@ -16,18 +16,85 @@ import (
 	"keyhole/store/storetest"
 )
 
-// world is a store with a row of every kind, and its file opened behind its
-// back with nothing that holds an attacker up.
+// world is a store with a row of every kind, and its database opened behind
+// its back with nothing that holds an attacker up.
 type world struct {
-	*store.SQLite
+	store.Store
 	raw      *sql.DB
-	path     string
+	file     *store.SQLite // nil over PostgreSQL
+	open     func(key []byte) (store.Store, error)
+	dialect  dialect
 	approval *keys.Approval
+}
+
+// dialect is where the two databases differ for an attacker.
+type dialect struct {
+	row     string              // a column that names a row, whatever is altered of it
+	columns string              // a query for the columns of a table, and their types
+	quoted  string              // an expression for a column as a literal
+	nothing string              // empty bytes, quoted
+	values  map[string][]string // that a column of a type is altered to
+}
+
+var sqliteDialect = dialect{
+	row: "rowid", columns: "SELECT name, type FROM pragma_table_info(?)", quoted: "quote(%s)", nothing: "X''",
+	values: map[string][]string{
+		"INTEGER": {"%s + 1", "-1", "9223372036854775807", "NULL"},
+		"TEXT":    {"%s || 'x'", "''", "'{}'", "'null'"},
+		"BLOB":    {"CAST(x'00' || substr(%s, 2) AS BLOB)", "CAST(%s || x'00' AS BLOB)", "x''", "NULL"},
+	},
+}
+
+var postgresDialect = dialect{
+	row: "attacked", columns: "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = $1 AND column_name <> 'attacked'",
+	quoted: "quote_nullable(CAST(%s AS TEXT))", nothing: `E'\\x'`,
+	values: map[string][]string{
+		"bigint":  {"%s + 1", "-1", "9223372036854775807", "NULL"},
+		"text":    {"%s || 'x'", "''", "'{}'", "'null'", `%s || E'\x01'`},
+		"boolean": {"NOT %s", "NULL"},
+		"bytea":   {`'\x00'::bytea || substr(%s, 2)`, `%s || '\x00'::bytea`, `'\x'`, "NULL"},
+	},
+}
+
+// worlds runs a test over both databases.
+func worlds(t *testing.T, test func(t *testing.T, make func(t *testing.T) *world)) {
+	t.Helper()
+	for name, make := range map[string]func(t *testing.T) *world{"sqlite": newTamperWorld, "postgres": newPostgresWorld} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, make)
+		})
+	}
 }
 
 func newTamperWorld(t *testing.T) *world {
 	t.Helper()
 	s, path := newSQLite(t)
+	w := &world{Store: s, file: s, raw: raw(t, path), dialect: sqliteDialect, open: func(key []byte) (store.Store, error) { return store.OpenSQLite(t.Context(), path, key) }}
+	w.exec(t, "PRAGMA busy_timeout = 5000; PRAGMA synchronous = OFF; PRAGMA foreign_keys = 0; PRAGMA ignore_check_constraints = 1")
+	w.settle(t)
+	return w
+}
+
+func newPostgresWorld(t *testing.T) *world {
+	t.Helper()
+	s, d := newPostgres(t)
+	w := &world{Store: s, raw: d.Admin(t), dialect: postgresDialect, open: func(key []byte) (store.Store, error) { return store.OpenPostgres(t.Context(), config(d), key) }}
+	w.exec(t, "ALTER TABLE versions DROP CONSTRAINT versions_key_name_fkey, DROP CONSTRAINT versions_number_check, DROP CONSTRAINT versions_cka_id_check; ALTER TABLE keys DROP CONSTRAINT keys_epoch_check; "+
+		"CREATE FUNCTION randomblob(integer) RETURNS bytea LANGUAGE sql AS 'SELECT decode(md5(random()::text), ''hex'')'")
+	for _, table := range sealedTables {
+		w.exec(t, "ALTER TABLE "+table+" ADD COLUMN attacked BIGSERIAL; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO "+d.User)
+	}
+	w.settle(t)
+	return w
+}
+
+var sealedTables = []string{"keys", "versions", "rotations", "approvals", "sealed"}
+
+// settle makes the rows.
+func (w *world) settle(t *testing.T) {
+	t.Helper()
+	s := w.Store
 	ctx, at := t.Context(), time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	k := storetest.NewKey("payments", 3)
 	k.Description, k.Tags = "d", map[string]string{"a": "b"}
@@ -51,15 +118,10 @@ func newTamperWorld(t *testing.T) *world {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
-	db := raw(t, path)
-	if _, err := db.Exec("PRAGMA busy_timeout = 5000; PRAGMA synchronous = OFF; PRAGMA foreign_keys = 0; PRAGMA ignore_check_constraints = 1"); err != nil {
-		t.Fatal(err)
-	}
-	w := &world{SQLite: s, raw: db, path: path, approval: a}
+	w.approval = a
 	if found := w.found(t); len(found) != 0 {
 		t.Fatalf("nothing was altered, and found is %v", found)
 	}
-	return w
 }
 
 func (w *world) exec(t *testing.T, query string, args ...any) {
@@ -74,7 +136,7 @@ func (w *world) exec(t *testing.T, query string, args ...any) {
 func (w *world) attack(t *testing.T, what string, check func(found map[string]bool), edits ...string) {
 	t.Helper()
 	var keep, restore strings.Builder
-	for _, table := range []string{"meta", "keys", "versions", "rotations", "approvals", "sealed"} {
+	for _, table := range append([]string{"meta"}, sealedTables...) {
 		fmt.Fprintf(&keep, "CREATE TABLE kept_%[1]s AS SELECT * FROM %[1]s;", table)
 		fmt.Fprintf(&restore, "DELETE FROM %[1]s; INSERT INTO %[1]s SELECT * FROM kept_%[1]s; DROP TABLE kept_%[1]s;", table)
 	}
@@ -209,7 +271,11 @@ func tellsTheWay(t *testing.T, err error) {
 // each way that makes a difference.
 func TestEveryColumnIsSealed(t *testing.T) {
 	t.Parallel()
-	w := newTamperWorld(t)
+	worlds(t, testEveryColumnIsSealed)
+}
+
+func testEveryColumnIsSealed(t *testing.T, make func(t *testing.T) *world) {
+	w := make(t)
 	for table, sealed := range map[string]struct{ row, what string }{
 		"keys":      {"name = 'payments'", "payments"},
 		"versions":  {"key_name = 'payments' AND number = 1", "payments"},
@@ -222,34 +288,31 @@ func TestEveryColumnIsSealed(t *testing.T) {
 			t.Fatalf("%s has the columns %v", table, columns)
 		}
 		for column, kind := range columns {
+			quoted := fmt.Sprintf(w.dialect.quoted, column)
 			var was string
-			var rowid int64
-			if err := w.raw.QueryRowContext(t.Context(), "SELECT quote("+column+"), rowid FROM "+table+" WHERE "+sealed.row).Scan(&was, &rowid); err != nil {
+			var row int64
+			if err := w.raw.QueryRowContext(t.Context(), "SELECT "+quoted+", "+w.dialect.row+" FROM "+table+" WHERE "+sealed.row).Scan(&was, &row); err != nil {
 				t.Fatal(err)
 			}
-			set := func(value string) string {
-				return fmt.Sprintf("UPDATE %s SET %s = %s WHERE rowid = %d", table, column, value, rowid)
-			}
+			at := fmt.Sprintf(" WHERE %s = %d", w.dialect.row, row)
+			set := func(value string) string { return "UPDATE " + table + " SET " + column + " = " + value + at }
 			tried := 0
-			for _, value := range map[string][]string{
-				"INTEGER": {column + " + 1", "-1", "9223372036854775807", "NULL"},
-				"TEXT":    {column + " || 'x'", "''", "'{}'", "'null'"},
-				"BLOB":    {"CAST(x'00' || substr(" + column + ", 2) AS BLOB)", "CAST(" + column + " || x'00' AS BLOB)", "x''", "NULL"},
-			}[kind] {
+			for _, value := range w.dialect.values[kind] {
+				value = strings.ReplaceAll(value, "%s", column)
 				if _, err := w.raw.ExecContext(t.Context(), set(value)); err != nil {
 					continue // NULL where none may be, or a type that the column does not take
 				}
 				var now string
-				if err := w.raw.QueryRowContext(t.Context(), "SELECT quote("+column+") FROM "+table+" WHERE rowid = ?", rowid).Scan(&now); err != nil {
+				if err := w.raw.QueryRowContext(t.Context(), "SELECT "+quoted+" FROM "+table+at).Scan(&now); err != nil {
 					t.Fatal(err)
 				}
-				if now != was && !(was == "NULL" && now == "X''") {
+				if now != was && (was != "NULL" || now != w.dialect.nothing) {
 					tried++
 					w.only(t, set(value), sealed.what)
 				}
 				w.exec(t, set(was))
 			}
-			if tried < 2 {
+			if tried < 2 && (kind != "boolean" || tried == 0) {
 				t.Errorf("%s.%s was altered %d times", table, column, tried)
 			}
 		}
@@ -286,7 +349,7 @@ func (w *world) only(t *testing.T, edit, what string) {
 
 func (w *world) columns(t *testing.T, table string) map[string]string {
 	t.Helper()
-	rows, err := w.raw.QueryContext(t.Context(), "SELECT name, type FROM pragma_table_info(?)", table)
+	rows, err := w.raw.QueryContext(t.Context(), w.dialect.columns, table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +368,11 @@ func (w *world) columns(t *testing.T, table string) map[string]string {
 // TestAttacks alters rows in the ways that an attacker would.
 func TestAttacks(t *testing.T) {
 	t.Parallel()
-	w := newTamperWorld(t)
+	worlds(t, testAttacks)
+}
+
+func testAttacks(t *testing.T, make func(t *testing.T) *world) {
+	w := make(t)
 	const swapMACs = "UPDATE %[1]s SET mac = (SELECT mac FROM %[1]s WHERE name = '%[3]s') WHERE name = '%[2]s'"
 	for what, tt := range map[string]struct {
 		edits []string
@@ -344,9 +411,9 @@ func TestAttacks(t *testing.T) {
 			"UPDATE versions SET key_name = 'other' WHERE key_name = 'x'",
 		}, "other payments"},
 		"another key's seal":  {[]string{fmt.Sprintf(swapMACs, "keys", "payments", "other")}, "payments"},
-		"a weaker policy":     {[]string{`UPDATE keys SET policy = json_set(policy, '$.period', 0) WHERE name = 'payments'`}, "payments"},
+		"a weaker policy":     {[]string{`UPDATE keys SET policy = replace(policy, '"period":3600000000000', '"period":0') WHERE name = 'payments'`}, "payments"},
 		"no policy":           {[]string{`UPDATE keys SET policy = '{}' WHERE name = 'payments'`}, "payments"},
-		"an unknown policy":   {[]string{`UPDATE keys SET policy = json_set(policy, '$.backdoor', true) WHERE name = 'payments'`}, "payments"},
+		"an unknown policy":   {[]string{`UPDATE keys SET policy = replace(policy, '{"period"', '{"backdoor":true,"period"') WHERE name = 'payments'`}, "payments"},
 		"JSON behind JSON":    {[]string{`UPDATE keys SET policy = policy || '{}' WHERE name = 'payments'`}, "payments"},
 		"an epoch ahead":      {[]string{"UPDATE keys SET epoch = epoch + 1 WHERE name = 'payments'"}, "payments"},
 		"an unblocked agent":  {[]string{"UPDATE sealed SET body = '[]'"}, "blocks"},
@@ -356,7 +423,7 @@ func TestAttacks(t *testing.T) {
 		"another act":         {[]string{"UPDATE approvals SET action = 'delete-key', version = 0"}, "approval"},
 		"another requester":   {[]string{"UPDATE approvals SET requested_by = 'x', requested_as = '[\"x\"]'"}, "approval"},
 		"a longer approval":   {[]string{"UPDATE approvals SET expires_at = expires_at + 1"}, "approval"},
-		"a forged approval":   {[]string{"DELETE FROM approvals", "INSERT INTO approvals SELECT * FROM kept_approvals", "UPDATE approvals SET force = 1, mac = (SELECT mac FROM sealed)"}, "approval"},
+		"a forged approval":   {[]string{"DELETE FROM approvals", "INSERT INTO approvals SELECT * FROM kept_approvals", "UPDATE approvals SET force = true, mac = (SELECT mac FROM sealed)"}, "approval"},
 		"a forced rotation":   {[]string{"UPDATE rotations SET phase = 'scheduled', switch_at = 1, forced_by = 'x'"}, "rotation"},
 		"an ended rotation":   {[]string{"UPDATE rotations SET phase = 'completed'"}, "rotation"},
 		"a rotation of other": {[]string{"UPDATE rotations SET key_name = 'other'"}, "rotation"},
@@ -381,20 +448,22 @@ func TestAttacks(t *testing.T) {
 // TestAnotherToken: whose rows are sealed by another key, nothing is believed.
 func TestAnotherToken(t *testing.T) {
 	t.Parallel()
-	w := newTamperWorld(t)
-	s, err := store.OpenSQLite(t.Context(), w.path, []byte("another key, of another token..."))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	other := &world{SQLite: s, raw: w.raw, path: w.path, approval: w.approval}
-	if found := other.found(t); len(found) != 6 {
-		t.Errorf("found only %v", found)
-	}
-	if _, err := store.OpenSQLite(t.Context(), w.path, []byte("short")); !errors.Is(err, keys.ErrInternal) {
-		t.Errorf("a short key: %v", err)
-	}
-	if found := w.found(t); len(found) != 0 {
-		t.Errorf("with the right key, found %v", found)
-	}
+	worlds(t, func(t *testing.T, make func(t *testing.T) *world) {
+		w := make(t)
+		s, err := w.open([]byte("another key, of another token..."))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		other := &world{Store: s, raw: w.raw, dialect: w.dialect, approval: w.approval}
+		if found := other.found(t); len(found) != 6 {
+			t.Errorf("found only %v", found)
+		}
+		if _, err := w.open([]byte("short")); !errors.Is(err, keys.ErrInternal) {
+			t.Errorf("a short key: %v", err)
+		}
+		if found := w.found(t); len(found) != 0 {
+			t.Errorf("with the right key, found %v", found)
+		}
+	})
 }
