@@ -35,6 +35,7 @@ func (c *call) read(in any) error {
 	}
 	b := newBuffer()
 	defer freeBuffer(b)
+	c.bodyRead = true
 	if err := readBody(c.w, c.r, b, limit); err != nil {
 		return err
 	}

@@ -91,10 +91,17 @@ func (c *call) write(status int, media string, body []byte) {
 }
 
 // hurry has the caller take an answer in time: while it is being sent, the
-// request keeps its places.
+// request keeps its places. net/http reads what is left of a body before it
+// sends an answer; whoever is refused has little time for that.
 func (c *call) hurry(size int) {
+	now, conn := time.Now(), http.NewResponseController(c.w)
 	allowed := c.h.cfg.StreamWrite + time.Duration(size)*time.Second/slowest
-	_ = http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(allowed)) // unsupported where nothing is sent over a network
+	// Errors mean that nothing is sent over a network.
+	if c.r.ContentLength != 0 && !c.bodyRead {
+		_ = conn.SetReadDeadline(now.Add(restTimeout))
+		allowed += restTimeout
+	}
+	_ = conn.SetWriteDeadline(now.Add(allowed))
 }
 
 // problem sends an error (RFC 9457).

@@ -35,6 +35,7 @@ type call struct {
 	req       gateway.Request   // set by authenticate
 	status    int               // of the answer; 0: not begun
 	size      int
+	bodyRead  bool   // or tried to
 	sentToken bool   // an Authorization header was there
 	release   func() // gives the caller's place in flight back before the end; set for streams
 }

@@ -18,7 +18,8 @@ const (
 	writeTimeout  = 3 * time.Minute
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 32 << 10
-	slowest       = 256 << 10 // bytes per second that a reader of an answer must take
+	restTimeout   = 2 * time.Second // for the body of a request that was refused unread
+	slowest       = 256 << 10       // bytes per second that a reader of an answer must take
 )
 
 // http2 bounds an HTTP/2 connection. What it does not have a field for,
