@@ -20,12 +20,13 @@ type coldID struct {
 type coldRows struct {
 	keys  map[string]map[coldID]keys.Usage
 	whole bool // there are none of other keys
+	limit int  // coldLimit
 }
 
 // fill begins with all rows of this node.
 func (c *coldRows) fill(own []keys.Usage) {
-	*c = coldRows{keys: map[string]map[coldID]keys.Usage{}}
-	if c.whole = len(own) <= coldLimit; !c.whole {
+	*c = coldRows{keys: map[string]map[coldID]keys.Usage{}, limit: c.limit}
+	if c.whole = len(own) <= c.limit; !c.whole {
 		return
 	}
 	for _, u := range own {
@@ -71,7 +72,7 @@ func (c *coldRows) trim(key string) {
 		sum += len(rows)
 	}
 	for k, rows := range c.keys {
-		if sum > coldLimit && (k != key || len(rows) > 2*coldLimit) {
+		if sum > c.limit && (k != key || len(rows) > 2*c.limit) {
 			sum -= len(rows)
 			delete(c.keys, k)
 			c.whole = false
@@ -79,24 +80,31 @@ func (c *coldRows) trim(key string) {
 	}
 }
 
-// base reads what this node has stored for a triple.
-func (m *Meter) base(ctx context.Context, t triple) (keys.Usage, error) {
+// rows reads all rows of this node of a key.
+func (m *Meter) rows(ctx context.Context, key string) (map[coldID]keys.Usage, error) {
 	ctx, cancel := m.soon(ctx)
 	defer cancel()
-	stored, err := m.store.Usage(ctx, t.key, m.node)
+	stored, err := m.store.Usage(ctx, key, m.node)
+	if err != nil {
+		return nil, err
+	}
+	rows := make(map[coldID]keys.Usage, len(stored))
+	for _, u := range stored {
+		rows[coldID{u.Version, u.Principal}] = u
+	}
+	return rows, nil
+}
+
+// base returns what this node has stored for a triple that comes into use.
+func (m *Meter) base(ctx context.Context, t triple) (keys.Usage, error) {
+	rows, err := m.rows(ctx, t.key)
 	if err != nil {
 		return keys.Usage{}, err
 	}
-	rows, base := m.cold.of(t.key), keys.Usage{}
-	for _, u := range stored {
-		// Those of triples in use are in it too, and are overwritten when these
-		// go out of use.
-		if id := (coldID{u.Version, u.Principal}); id == (coldID{t.version, t.principal}) {
-			base = u
-		} else {
-			rows[id] = u
-		}
-	}
+	// Those of triples in use are in it too, and are overwritten when these
+	// go out of use.
+	m.cold.keys[t.key] = rows
+	base, _ := m.cold.take(t)
 	m.cold.trim(t.key)
 	return base, nil
 }

@@ -25,12 +25,21 @@ const (
 	MinBlock   = 16
 )
 
+// Cold sets how many idle triples are kept in memory.
+func (m *Meter) Cold(n int) { m.cold.limit = n }
+
 // WrapsLimit is how often the nodes of a version may wrap outside of outages,
 // and WrapsShare how often each of them may besides in one.
 const (
 	WrapsLimit = wrapsLimit
 	WrapsShare = wrapsShare
 )
+
+// Share sets this node's share of wraps.
+func (m *Meter) Share(n uint64) { m.share = n }
+
+// Drop has the spill opened anew before it is written again.
+func Drop(m *Meter) error { return m.spill.Close() }
 
 // Patience sets how long the store is waited for before it counts as down.
 func (m *Meter) Patience(d time.Duration) { m.wait = d }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"keyhole/keys"
 	"keyhole/store"
@@ -16,12 +17,13 @@ import (
 
 // countForever counts for several principals at once, as a gateway does, and
 // prints how far each of them was acknowledged.
-func countForever(ctx context.Context, path string) error {
+func countForever(ctx context.Context, path, spillDir string) error {
 	s, err := store.OpenSQLite(ctx, path, seal)
 	if err != nil {
 		return err
 	}
-	m := usage.New(usage.Config{Store: s, Node: "node", Log: slog.New(slog.DiscardHandler)})
+	m := usage.New(usage.Config{Store: s, Node: "node", Dir: spillDir, Log: slog.New(slog.DiscardHandler)})
+	m.Patience(100 * time.Millisecond)
 	if err := m.Load(ctx); err != nil {
 		return err
 	}
@@ -71,7 +73,7 @@ func TestKill9(t *testing.T) {
 	s := open(t, path)
 	var acknowledged [killPrincipals]uint64
 	for round, lines := range []int{1, 50, 700, 3000} {
-		cmd := child(t, path)
+		cmd := child(t, path, "")
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -20,27 +20,30 @@ import (
 
 // The test binary runs itself as another process that counts in the same
 // store; these say with which file.
-const childEnv = "KEYHOLE_USAGE_TEST_CHILD"
+const (
+	childEnv = "KEYHOLE_USAGE_TEST_CHILD"
+	spillEnv = "KEYHOLE_USAGE_TEST_SPILL" // the directory of its spill, or ""
+)
 
 func TestMain(m *testing.M) {
 	path := os.Getenv(childEnv)
 	if path == "" {
 		os.Exit(m.Run())
 	}
-	if err := countForever(context.Background(), path); err != nil {
+	if err := countForever(context.Background(), path, os.Getenv(spillEnv)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func child(t *testing.T, path string) *exec.Cmd {
+func child(t *testing.T, path, spillDir string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), childEnv+"="+path)
+	cmd.Env = append(os.Environ(), childEnv+"="+path, spillEnv+"="+spillDir)
 	cmd.Stderr = os.Stderr
 	return cmd
 }
@@ -76,17 +79,32 @@ type kit struct {
 	t     testing.TB
 	clock *clock
 	store *faulty
+	dir   string // of the spill
 }
 
 func newKit(tb testing.TB) *kit { return kitOn(tb, fresh(tb), "node", &clock{}) }
 
 func kitOn(tb testing.TB, s *store.SQLite, node string, c *clock) *kit {
 	tb.Helper()
-	k := &kit{t: tb, clock: c, store: &faulty{SQLite: s}}
-	k.Meter = usage.New(usage.Config{Store: k.store, Node: node, Now: c.now, Log: slog.New(slog.DiscardHandler)})
+	return kitIn(tb, "", s, node, c)
+}
+
+// kitIn is kitOn with a spill in dir.
+func kitIn(tb testing.TB, dir string, s *store.SQLite, node string, c *clock) *kit {
+	tb.Helper()
+	k := newKitIn(tb, dir, s, node, c)
 	if err := k.Load(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
+	return k
+}
+
+// newKitIn is kitIn before it has loaded.
+func newKitIn(tb testing.TB, dir string, s *store.SQLite, node string, c *clock) *kit {
+	tb.Helper()
+	k := &kit{t: tb, clock: c, store: &faulty{SQLite: s}, dir: dir}
+	k.Meter = usage.New(usage.Config{Store: k.store, Node: node, Dir: dir, Now: c.now, Log: slog.New(slog.DiscardHandler)})
+	k.Patience(time.Minute)
 	return k
 }
 
@@ -154,7 +172,9 @@ type faulty struct {
 	*store.SQLite
 	mu      sync.Mutex
 	down    error
-	done    bool // it does what it says that it cannot
+	done    bool  // it does what it says that it cannot
+	gone    error // of everything
+	hung    bool  // everything waits until its context ends
 	writes  int
 	entered chan struct{} // closed by the next write
 	release chan struct{} // what that waits for
@@ -181,7 +201,56 @@ func (f *faulty) count() int {
 	return f.writes
 }
 
+// leave has everything fail from now on, or with nil nothing.
+func (f *faulty) leave(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gone = err
+}
+
+// hang has everything wait until its context ends, or not.
+func (f *faulty) hang(hung bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hung = hung
+}
+
+func (f *faulty) there(ctx context.Context) error {
+	f.mu.Lock()
+	gone, hung := f.gone, f.hung
+	f.mu.Unlock()
+	if hung {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return gone
+}
+
+func (f *faulty) ClaimUsage(ctx context.Context, node string) error {
+	if err := f.there(ctx); err != nil {
+		return err
+	}
+	return f.SQLite.ClaimUsage(ctx, node)
+}
+
+func (f *faulty) Usage(ctx context.Context, key, node string) ([]keys.Usage, error) {
+	if err := f.there(ctx); err != nil {
+		return nil, err
+	}
+	return f.SQLite.Usage(ctx, key, node)
+}
+
+func (f *faulty) SeeAgents(ctx context.Context, seen []store.Sighting) error {
+	if err := f.there(ctx); err != nil {
+		return err
+	}
+	return f.SQLite.SeeAgents(ctx, seen)
+}
+
 func (f *faulty) ReserveUsage(ctx context.Context, node string, counted []keys.Usage) error {
+	if err := f.there(ctx); err != nil {
+		return err
+	}
 	f.mu.Lock()
 	f.writes++
 	down, done, entered, release := f.down, f.done, f.entered, f.release

@@ -72,6 +72,7 @@ type Meter struct {
 	merged  bool          // what was spilled was merged, and the totals were not read since
 	told    bool          // of the outage
 	wait    time.Duration // for the store, before it counts as being down
+	share   uint64        // of wraps, in an outage
 
 	outage atomic.Bool // reservations go to the spill; changed under io
 
@@ -103,7 +104,7 @@ func New(c Config) *Meter {
 		}),
 		seen: newShards[string, *moment](maphash.String),
 		wake: make(chan struct{}, 1), most: maxLive, io: make(chan struct{}, 1),
-		versions: map[versionID]*version{}, pending: newBatch(), wait: storeWait,
+		versions: map[versionID]*version{}, pending: newBatch(), cold: coldRows{limit: coldLimit}, wait: storeWait, share: wrapsShare,
 	}
 	if m.now == nil {
 		m.now = time.Now

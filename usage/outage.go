@@ -89,12 +89,10 @@ func (m *Meter) recover(ctx context.Context) error {
 		return err
 	}
 	var plans []*plan
+	if err := m.rebaseAll(ctx); err != nil {
+		return err
+	}
 	for _, e := range m.live.all() {
-		if !e.based {
-			if err := m.rebase(ctx, e, true); err != nil {
-				return err
-			}
-		}
 		if e.unsure || e.stored != e.inStore {
 			plans = append(plans, &plan{e: e, target: e.stored, last: e.last.Load(), capped: e.capped.Load()})
 		}
@@ -109,6 +107,27 @@ func (m *Meter) recover(ctx context.Context) error {
 	}
 	m.endSpill(ctx, len(plans))
 	m.outage.Store(false)
+	return nil
+}
+
+// rebaseAll finds out what the store holds from before of the triples that
+// came into use during an outage, key by key.
+func (m *Meter) rebaseAll(ctx context.Context) error {
+	unknown := map[string][]*entry{}
+	for t, e := range m.live.all() {
+		if !e.based {
+			unknown[t.key] = append(unknown[t.key], e)
+		}
+	}
+	for key, entries := range unknown {
+		rows, err := m.rows(ctx, key)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			e.rebase(rows[coldID{e.version, e.principal}])
+		}
+	}
 	return nil
 }
 

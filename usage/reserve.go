@@ -210,8 +210,15 @@ func (m *Meter) entry(ctx context.Context, t triple) (*entry, error) {
 		return nil, errOutage
 	}
 	e := &entry{triple: t, busy: m.now()}
-	if err := m.rebase(ctx, e, !m.outage.Load()); err != nil && !m.toSpill(ctx, err) {
-		return nil, err
+	if base, known := m.cold.take(t); known {
+		e.rebase(base)
+	} else if !m.outage.Load() {
+		base, err := m.base(ctx, t)
+		if err == nil {
+			e.rebase(base)
+		} else if !m.toSpill(ctx, err) {
+			return nil, err
+		}
 	}
 	m.mu.Lock()
 	m.version(t.of()).live[e] = struct{}{}
@@ -219,19 +226,8 @@ func (m *Meter) entry(ctx context.Context, t triple) (*entry, error) {
 	return m.live.put(t, e), nil
 }
 
-// rebase finds out what the store holds of an entry's triple from before; ask:
-// it may be asked.
-func (m *Meter) rebase(ctx context.Context, e *entry, ask bool) error {
-	base, known := m.cold.take(e.triple)
-	if !known && !ask {
-		return nil
-	}
-	if !known {
-		var err error
-		if base, err = m.base(ctx, e.triple); err != nil {
-			return err
-		}
-	}
+// rebase says what the store holds of an entry's triple from before.
+func (e *entry) rebase(base keys.Usage) {
 	e.base, e.based = base, true
 	if !base.LastUse.IsZero() {
 		e.storedLast = base.LastUse.UnixMicro()
@@ -239,7 +235,6 @@ func (m *Meter) rebase(ctx context.Context, e *entry, ask bool) error {
 			e.last.Store(e.storedLast)
 		}
 	}
-	return nil
 }
 
 func storeError(err error) error {

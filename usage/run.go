@@ -258,7 +258,8 @@ func (m *Meter) stop(ctx context.Context) error {
 				plans = append(plans, &plan{e: e, final: true})
 			}
 		}
-		if err := m.write(ctx, plans); err != nil {
+		err := m.own(ctx, m.write(ctx, plans))
+		if err != nil && !errors.Is(err, keys.ErrConflict) { // what another one claimed is not this one's to give back
 			return fmt.Errorf("giving back what was reserved of usage: %w", storeError(err))
 		}
 	}

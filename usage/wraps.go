@@ -130,7 +130,7 @@ func (m *Meter) shareLeft(id versionID) uint64 {
 	for e := range v.live {
 		spilled += e.stored[applied] - min(e.stored[applied], e.inStore[applied])
 	}
-	return wrapsShare - min(wrapsShare, spilled)
+	return m.share - min(m.share, spilled)
 }
 
 // wrapsRefused is the answer to wraps that were not reserved.

@@ -130,3 +130,107 @@ func TestWrapsAfterCount(t *testing.T) {
 		t.Errorf("%d wraps were done, 5 were left", done)
 	}
 }
+
+// wraps does as many wraps as go, most at most, and returns how many.
+func (k *kit) wraps(principal string, most int) (done int, err error) {
+	for ; done < most; done++ {
+		if err = k.wrap(principal); err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// TestWrapsInAnOutage: each node has its share, once, and all nodes together
+// stay below the end.
+func TestWrapsInAnOutage(t *testing.T) {
+	t.Parallel()
+	const share = 300
+	s, c := fresh(t), &clock{}
+	var nodes []*kit
+	for i := range 3 {
+		k := kitIn(t, t.TempDir(), s, fmt.Sprint(i), c)
+		k.Share(share)
+		nodes = append(nodes, k)
+	}
+	near(t, nodes[0], 20)
+	total := 0
+	for _, k := range nodes {
+		c.pass(2 * time.Second)
+		k.tick()
+		k.out()
+		first, err := k.wraps("app", share/3)
+		if err != nil {
+			t.Fatalf("after %d: %v", first, err)
+		}
+		second, err := k.wraps("new", 10*share)
+		if !errors.Is(err, keys.ErrStore) {
+			t.Errorf("after %d and %d: %v, want ErrStore", first, second, err)
+		}
+		third, err := k.wraps("app", 10*share)
+		if !errors.Is(err, keys.ErrStore) || first+second+third != share {
+			t.Errorf("%d wraps were done in an outage, want %d (%v)", first+second+third, share, err)
+		}
+		total += share
+		// Everything else goes on.
+		if err := k.Count(t.Context(), "payments", 1, "app", keys.UseProcess, 1); err != nil {
+			t.Error(err)
+		}
+		if err := k.CountWrap(t.Context(), "payments", 2, "app", 1); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, k := range nodes {
+		k.back()
+	}
+	for _, k := range nodes { // each has seen that it is over
+		c.pass(2 * time.Second)
+		k.tick()
+		if _, err := k.wraps("app", 1); !errors.Is(err, keys.ErrVersionState) {
+			t.Errorf("beyond the end: %v, want ErrVersionState", err)
+		}
+		k.out()
+		if n, err := k.wraps("app", 10); n > 0 || !errors.Is(err, keys.ErrStore) {
+			t.Errorf("%d wraps in the next outage, %v", n, err)
+		}
+	}
+	if u := nodes[0].Of("payments", 1); u.Applied != usage.WrapsLimit-20+uint64(total) {
+		t.Errorf("%d wraps are stored, %d were done", u.Applied-(usage.WrapsLimit-20), total)
+	}
+}
+
+// TestWrapsShareComesBack: far from the end, a node has its share in every
+// outage, once what it took in the one before is in the store.
+func TestWrapsShareComesBack(t *testing.T) {
+	t.Parallel()
+	s, c, dir := fresh(t), &clock{}, t.TempDir()
+	k := kitIn(t, dir, s, "node", c)
+	for round := range 3 {
+		k.Share(100)
+		k.out()
+		reserved := k.stored("app").Applied
+		_, err := k.wraps("app", 1<<20)
+		if got := k.Of("payments", 1).Applied; !errors.Is(err, keys.ErrStore) || got != reserved+100 {
+			t.Errorf("round %d: %d wraps, of which %d were reserved, %v", round, got, reserved, err)
+		}
+		if round == 1 { // a crash does not give it anew
+			k = newKitIn(t, dir, s, "node", c)
+			k.store.leave(gone)
+			if err := k.Load(t.Context()); !errors.Is(err, keys.ErrStore) {
+				t.Errorf("Load: %v", err)
+			}
+			if n, err := k.wraps("app", 10); n > 0 || !errors.Is(err, keys.ErrStore) {
+				t.Errorf("%d wraps before anything was read, %v", n, err)
+			}
+			k.store.leave(nil)
+			if err := k.Load(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		k.back()
+	}
+	if usage.WrapsLimit+64*usage.WrapsShare != uint64(keys.MaxWraps) {
+		t.Error("the shares of 64 nodes are not what is kept for outages")
+	}
+}
