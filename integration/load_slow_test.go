@@ -121,12 +121,15 @@ func TestSlowCallers(t *testing.T) {
 		must(t, err)
 	}
 	// Without credentials a body is not waited for.
-	for _, c := range g.connections(n, "http/1.1") {
+	strangers := g.connections(n, "http/1.1")
+	for _, c := range strangers {
 		_, err := io.WriteString(c, "POST /v1/keys/payments/sign HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{")
 		must(t, err)
+	}
+	for _, c := range strangers {
 		must(t, c.SetReadDeadline(time.Now().Add(patience)))
 		head := make([]byte, 12)
-		_, err = io.ReadFull(c, head)
+		_, err := io.ReadFull(c, head)
 		if must(t, err); string(head) != "HTTP/1.1 401" && string(head) != "HTTP/1.1 429" {
 			t.Errorf("a stranger's body is answered %q", head)
 		}
