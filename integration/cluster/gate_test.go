@@ -120,11 +120,10 @@ func (g *gate) ready() {
 	})
 }
 
-// back starts it as a supervisor would after a kill: again and again. Its name
-// is taken for a few seconds.
+// back waits until it is ready after a kill and a launch, and launches it again
+// if it ends, as a supervisor would.
 func (g *gate) back() {
 	g.s.t.Helper()
-	g.launch()
 	proc.Eventually(g.s.t, g.name+" is back", func() bool {
 		if !g.proc.Running() {
 			g.launch()

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"keyhole/audit"
 	"keyhole/client"
 	"keyhole/gateway/api"
 	"keyhole/integration/internal/proc"
@@ -99,7 +98,11 @@ func (s *site) act(f func(ctx context.Context, c *client.Client) error) {
 // then token, store and all audit logs agree.
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	s := running(t, options{})
+	s := newSite(t, options{})
+	for _, g := range s.gates { // a destruction waits for the dead as long as they might use keys
+		g.configure(map[string]string{"store": g.store(s.db.TLSURL, 8*time.Second)})
+	}
+	s.start()
 	s.create("payments", "ES256", nil)
 	s.create("vault", "A256GCM", nil)
 	for _, k := range killings {
@@ -118,6 +121,7 @@ func TestKilled(t *testing.T) {
 	var down *gate
 	for _, k := range killings {
 		key := "k-" + k.write
+		began := time.Now()
 		h.hold(key, k.write)
 		if k.policy.Period > 0 {
 			_, err := s.admin().UpdateKey(t.Context(), key, api.UpdateKeyRequest{Policy: k.policy})
@@ -125,8 +129,8 @@ func TestKilled(t *testing.T) {
 		}
 		k.begin(s, key)
 		g := h.kill()
-		t.Logf("%s killed: %s", g.name, k.before)
-		if down != nil {
+		t.Logf("%s killed after %s: %s", g.name, time.Since(began).Round(time.Millisecond), k.before)
+		if down != nil && down != g {
 			down.back()
 		}
 		down = g
@@ -190,18 +194,7 @@ func (s *site) rotation(id string) api.Rotation {
 // were ordered.
 func (s *site) settled(all []killing) {
 	s.t.Helper()
-	intents, outcomes := map[string]int{}, map[string]int{}
-	for _, g := range s.gates {
-		for _, r := range g.records() {
-			switch {
-			case r.Rotation == "":
-			case r.Outcome == audit.OutcomeIntent:
-				intents[r.Rotation]++
-			default:
-				outcomes[r.Rotation]++
-			}
-		}
-	}
+	intents, outcomes := s.recorded()
 	c := s.admin()
 	for _, k := range all {
 		key := "k-" + k.write
@@ -209,7 +202,7 @@ func (s *site) settled(all []killing) {
 		if want := 2; len(made) != want && k.policy.Period == 0 {
 			s.t.Errorf("%s has %d rotations, want %d", key, len(made), want)
 		}
-		for _, r := range made {
+		for _, r := range made[:min(len(made), 2)] { // policy goes on with others
 			done := r.Phase == "completed" || r.Phase == "aborted"
 			if n := intents[r.ID]; n == 0 || n > 2 {
 				s.t.Errorf("%s: rotation to %d has %d intents", key, r.To, n)
