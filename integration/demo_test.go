@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"math"
 	"os"
 	"path/filepath"
@@ -56,6 +57,13 @@ func TestBenchmark(t *testing.T) {
 	if s.code != 0 {
 		t.Fatalf("status %d\n%s%s", s.code, s.out, s.errOut)
 	}
+	page, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	must(t, err)
+	picture, err := os.ReadFile(filepath.Join(dir, "benchmarks-latency.svg"))
+	must(t, err)
+	if err := xml.Unmarshal(picture, new(struct{})); err != nil {
+		t.Errorf("the picture is no XML: %v", err)
+	}
 	text, err := os.ReadFile(out)
 	must(t, err)
 	var result struct {
@@ -69,6 +77,11 @@ func TestBenchmark(t *testing.T) {
 			VsRaw   float64 `json:"vs_raw"`
 			P50     float64 `json:"p50_ms"`
 			P99     float64 `json:"p99_ms"`
+			CPU     float64 `json:"cpu_us"`
+			Memory  float64 `json:"memory_mib"`
+		}
+		Curves []struct {
+			Points []struct{ Load, Rate float64 }
 		}
 		Audit []struct {
 			Name         string
@@ -86,9 +99,12 @@ func TestBenchmark(t *testing.T) {
 		if r.Gateway <= 0 || r.Bare <= 0 || r.Raw <= 0 || r.P50 <= 0 || r.P99 < r.P50 || apart(r.VsBare, r.Gateway, r.Bare) || apart(r.VsRaw, r.Gateway, r.Raw) {
 			t.Errorf("%+v", r)
 		}
-		if !strings.Contains(s.out, r.Name) {
-			t.Errorf("the table has no row %s:\n%s", r.Name, s.out)
+		if !strings.Contains(s.out, r.Name) || !strings.Contains(string(page), "| "+r.Name+" |") || r.CPU < 0 || r.Memory <= 0 {
+			t.Errorf("the table or the page has no row %s, or it lacks something:\n%s", r.Name, s.out)
 		}
+	}
+	if len(result.Curves) != 1 || len(result.Curves[0].Points) < 5 {
+		t.Errorf("latency against load: %+v", result.Curves)
 	}
 	slices.Sort(names)
 	promised := []string{"batch100-encrypt-1k", "batch100-es256", "encrypt-1k-c16", "sign-es256-c1", "sign-es256-c16", "sign-rs256-2048-c16"}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -53,6 +54,10 @@ func load(ctx context.Context, t target, path string, body []byte, conns, opsPer
 	if err := errors.Join(errs...); err != nil {
 		return result{}, err
 	}
+	return newResult(hists, opsPerRequest, took), nil
+}
+
+func newResult(hists []*hdrhistogram.Histogram, opsPerRequest int, took time.Duration) result {
 	all := hists[0]
 	for _, h := range hists[1:] {
 		all.Merge(h)
@@ -61,7 +66,57 @@ func load(ctx context.Context, t target, path string, body []byte, conns, opsPer
 		perSecond: float64(all.TotalCount()) * float64(opsPerRequest) / took.Seconds(),
 		p50:       time.Duration(all.ValueAtQuantile(50)) * time.Microsecond,
 		p99:       time.Duration(all.ValueAtQuantile(99)) * time.Microsecond,
-	}, nil
+	}
+}
+
+// loadAt sends requests at a constant rate for d, whether or not those before
+// are answered (open loop), over conns connections. Latencies run from the
+// moment at which a request was due, so that one that had to wait for a
+// connection counts with its wait.
+func loadAt(ctx context.Context, t target, path string, body []byte, conns int, perSecond float64, d time.Duration) (result, error) {
+	request := t.request(path, body)
+	hists := make([]*hdrhistogram.Histogram, conns)
+	errs := make([]error, conns)
+	total := int64(perSecond * d.Seconds())
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for i := range conns {
+		hists[i] = hdrhistogram.New(1, int64(10*time.Minute/time.Microsecond), 3)
+		wg.Go(func() {
+			errs[i] = t.driveAt(ctx, request, hists[i], func() (due time.Time, ok bool) {
+				n := next.Add(1) - 1
+				return start.Add(time.Duration(float64(n) / perSecond * float64(time.Second))), n < total
+			})
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(append(errs, ctx.Err())...); err != nil {
+		return result{}, err
+	}
+	return newResult(hists, 1, time.Since(start)), nil
+}
+
+// driveAt sends a request over one connection at each moment that next says.
+func (t target) driveAt(ctx context.Context, request []byte, h *hdrhistogram.Histogram, next func() (due time.Time, ok bool)) error {
+	c, r, err := t.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for {
+		due, ok := next()
+		if !ok || ctx.Err() != nil {
+			return nil
+		}
+		time.Sleep(time.Until(due))
+		if _, err := roundTrip(c, r, request, false); err != nil {
+			return err
+		}
+		if err := h.RecordValue(max(1, time.Since(due).Microseconds())); err != nil {
+			return err
+		}
+	}
 }
 
 func (t target) request(path string, body []byte) []byte {

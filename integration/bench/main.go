@@ -43,7 +43,7 @@ func run(ctx context.Context) error {
 	if *role != "" {
 		return child(*role)
 	}
-	rows, costs, err := selectRows(*only)
+	chosen, err := selectRows(*only)
 	if err != nil {
 		return err
 	}
@@ -67,26 +67,32 @@ func run(ctx context.Context) error {
 		}
 		return printRotations(os.Stdout, *out, rows)
 	}
-	var results []report
-	for _, r := range rows {
+	all := newResults(*commit)
+	for _, r := range chosen.rows {
 		fmt.Fprintf(os.Stderr, "%s: %d rounds of 3 x %s\n", r.name, *rounds, *d)
 		res, err := arena.measure(ctx, r, *rounds, *d)
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
-		results = append(results, res)
+		all.Rows = append(all.Rows, res)
 	}
-	var audits []auditReport
-	if len(costs) > 0 {
-		fmt.Fprintf(os.Stderr, "what the audit log costs: %d rounds of %d x %s\n", *rounds, 2*len(costs), *d)
-		if audits, err = arena.auditCost(ctx, filepath.Join(*bin, "keyholed"), *memory, costs, *rounds, *d); err != nil {
+	for _, r := range chosen.curves {
+		fmt.Fprintf(os.Stderr, "%s: %d rounds of %d x %s\n", r.name, *rounds, 2*len(loads), *d)
+		c, err := arena.curve(ctx, r, *rounds, *d)
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		all.Curves = append(all.Curves, c)
+	}
+	if len(chosen.costs) > 0 {
+		fmt.Fprintf(os.Stderr, "what the audit log costs: %d rounds of %d x %s\n", *rounds, 2*len(chosen.costs), *d)
+		if all.Audit, err = arena.auditCost(ctx, filepath.Join(*bin, "keyholed"), *memory, chosen.costs, *rounds, *d); err != nil {
 			return fmt.Errorf("what the audit log costs: %w", err)
 		}
 	}
-	printTable(os.Stdout, results)
-	printAudit(os.Stdout, audits)
+	all.print(os.Stdout)
 	if *out == "" {
 		return nil
 	}
-	return writeJSON(*out, *commit, results, audits)
+	return all.write(*out)
 }

@@ -6,8 +6,10 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -26,7 +28,9 @@ type report struct {
 	P99     float64 `json:"p99_ms"`
 	BareP50 float64 `json:"bare_p50_ms"`
 	BareP99 float64 `json:"bare_p99_ms"`
-	Spread  float64 `json:"spread"` // of vs_bare: largest less smallest
+	Spread  float64 `json:"spread"`     // of vs_bare: largest less smallest
+	CPU     float64 `json:"cpu_us"`     // processor time of the gateway per operation
+	Memory  float64 `json:"memory_mib"` // the largest resident set of the gateway so far
 }
 
 func newReport(name string, gateway, bare []result, raw []float64) report {
@@ -75,24 +79,52 @@ func printTable(w io.Writer, rows []report) {
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "row\tgateway/s\tbare/s\traw/s\tvs bare\tspread\tvs raw\tp50 ms\tp99 ms\tbare p50\tbare p99\t")
+	fmt.Fprintln(t, "row\tgateway/s\tbare/s\traw/s\tvs bare\tspread\tvs raw\tp50 ms\tp99 ms\tbare p50\tbare p99\tCPU us\tMiB\t")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n",
-			r.Name, r.Gateway, r.Bare, r.Raw, r.VsBare, r.Spread, r.VsRaw, r.P50, r.P99, r.BareP50, r.BareP99)
+		fmt.Fprintf(t, "%s\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.0f\t\n",
+			r.Name, r.Gateway, r.Bare, r.Raw, r.VsBare, r.Spread, r.VsRaw, r.P50, r.P99, r.BareP50, r.BareP99, r.CPU, r.Memory)
 	}
 	_ = t.Flush()
 }
 
-func writeJSON(path, commit string, rows []report, audits []auditReport) error {
-	b, err := json.MarshalIndent(map[string]any{
-		"machine": fmt.Sprintf("%s/%s, %d processors, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
-		"commit":  commit,
-		"date":    time.Now().UTC().Format(time.DateOnly),
-		"rows":    rows,
-		"audit":   audits,
-	}, "", "  ")
+// results are all that one run has measured.
+type results struct {
+	Machine string        `json:"machine"`
+	Commit  string        `json:"commit"`
+	Date    string        `json:"date"`
+	Rows    []report      `json:"rows"`
+	Curves  []curveReport `json:"curves"`
+	Audit   []auditReport `json:"audit"`
+}
+
+func newResults(commit string) *results {
+	return &results{
+		Machine: fmt.Sprintf("%s/%s, %d processors, %s", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version()),
+		Commit:  commit, Date: time.Now().UTC().Format(time.DateOnly),
+	}
+}
+
+func (r *results) print(w io.Writer) {
+	printTable(w, r.Rows)
+	printCurves(w, r.Curves)
+	printAudit(w, r.Audit)
+}
+
+// write keeps the results as JSON in path and, for people, as a page and a
+// picture beside it.
+func (r *results) write(path string) error {
+	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(b, '\n'), 0o644)
+	base := strings.TrimSuffix(path, filepath.Ext(path))
+	picture := base + "-latency.svg"
+	err = os.WriteFile(path, append(b, '\n'), 0o644)
+	if err == nil && len(r.Curves) > 0 {
+		err = os.WriteFile(picture, plot(r.Curves[0]), 0o644)
+	}
+	if err == nil {
+		err = os.WriteFile(base+".md", r.page(filepath.Base(picture)), 0o644)
+	}
+	return err
 }

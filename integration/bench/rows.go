@@ -36,17 +36,27 @@ var auditRows = []row{
 	{"audit-cost-es256-c16", "es256", 64, 16, 0},
 }
 
-func selectRows(pattern string) (rows, costs []row, err error) {
+// curveRows are measured for their latency against load.
+var curveRows = []row{
+	{"latency-es256", "es256", 64, 0, 0},
+}
+
+// selection is what is to be measured.
+type selection struct{ rows, curves, costs []row }
+
+func selectRows(pattern string) (s selection, err error) {
 	re, err := regexp.Compile(pattern)
 	if err != nil {
-		return nil, nil, err
+		return s, err
 	}
-	other := func(r row) bool { return !re.MatchString(r.name) }
-	rows, costs = slices.DeleteFunc(slices.Clone(allRows), other), slices.DeleteFunc(slices.Clone(auditRows), other)
-	if len(rows)+len(costs) == 0 {
-		return nil, nil, fmt.Errorf("no row matches %q", pattern)
+	matching := func(all []row) []row {
+		return slices.DeleteFunc(slices.Clone(all), func(r row) bool { return !re.MatchString(r.name) })
 	}
-	return rows, costs, nil
+	s = selection{matching(allRows), matching(curveRows), matching(auditRows)}
+	if len(s.rows)+len(s.curves)+len(s.costs) == 0 {
+		return s, fmt.Errorf("no row matches %q", pattern)
+	}
+	return s, nil
 }
 
 // gatewayPath and barePath are where the rivals do the row's work.
@@ -94,12 +104,21 @@ func (a *arena) measure(ctx context.Context, r row, rounds int, d time.Duration)
 	}
 	per := max(1, r.batch)
 	var gateway, bare []result
-	var rawRates []float64
+	var rawRates, cpu []float64
 	for range rounds {
+		before, err := cpuOf(a.gateway.Process.Pid)
+		if err != nil {
+			return report{}, err
+		}
 		g, err := load(ctx, a.target, r.gatewayPath(), body, r.conns, per, d)
 		if err != nil {
 			return report{}, fmt.Errorf("gateway: %w", err)
 		}
+		after, err := cpuOf(a.gateway.Process.Pid)
+		if err != nil {
+			return report{}, err
+		}
+		cpu = append(cpu, float64((after-before).Microseconds())/(g.perSecond*d.Seconds()))
 		b, err := load(ctx, a.bare, r.barePath(), body, r.conns, per, d)
 		if err != nil {
 			return report{}, fmt.Errorf("bare handler: %w", err)
@@ -113,5 +132,9 @@ func (a *arena) measure(ctx context.Context, r row, rounds int, d time.Duration)
 	if err := ctx.Err(); err != nil {
 		return report{}, err
 	}
-	return newReport(r.name, gateway, bare, rawRates), nil
+	rep := newReport(r.name, gateway, bare, rawRates)
+	rep.CPU = round(median(cpu), 1)
+	rep.Memory, err = memoryOf(a.gateway.Process.Pid)
+	rep.Memory = round(rep.Memory, 0)
+	return rep, err
 }
