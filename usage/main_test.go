@@ -160,7 +160,7 @@ func eventually(tb testing.TB, what string, so func() bool) {
 	tb.Helper()
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !so(); <-poll.C {
+	for deadline := time.Now().Add(60 * time.Second); !so(); <-poll.C {
 		if time.Now().After(deadline) {
 			tb.Fatal("not in time: " + what)
 		}
