@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"keyhole/audit"
 	"keyhole/authz"
@@ -12,6 +13,7 @@ import (
 	"keyhole/gateway/internal/wire"
 	"keyhole/keys"
 	"keyhole/rotation"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -155,6 +157,11 @@ func (s *Service) Approve(ctx context.Context, req Request, id string, in api.De
 			}
 			o.detail("decision_note", in.Reason)
 			a, err := own(ctx, o, func(ctx context.Context) (*keys.Approval, error) {
+				done, err := s.carrying(ctx, a)
+				if err != nil {
+					return nil, err
+				}
+				defer done()
 				if state == keys.ApprovalPending {
 					var err error
 					if a, err = twopeople.Settle(ctx, s.store, a, keys.ApprovalApproved, req.Caller.ID, in.Reason, s.now()); err != nil {
@@ -242,25 +249,76 @@ func (s *Service) Reject(ctx context.Context, req Request, id string, in api.Dec
 		})
 }
 
-// ResumeApprovals does the acts that were approved and interrupted. It is
-// called once the gateway can act, and before it serves.
+// carrying takes the lease under which an approved act is done: two gateways
+// that do it at one time would be told that it is done already, which is no
+// answer. Errors: keys.ErrConflict.
+func (s *Service) carrying(ctx context.Context, a *keys.Approval) (done func(), err error) {
+	_, done, err = s.leases.Try(ctx, "approval/"+a.ID)
+	if errors.Is(err, lease.ErrTaken) {
+		return nil, keys.Errorf(keys.ErrConflict, "approval %s is being decided or carried out at this moment; see in a moment what became of it", a.ID)
+	}
+	return done, err
+}
+
+// resumeEvery is how often RunApprovals looks.
+const resumeEvery = 30 * time.Second
+
+// RunApprovals is ResumeApprovals from time to time, until ctx ends: a gateway
+// that did an act may have died, or the HSM have failed on the way.
+func (s *Service) RunApprovals(ctx context.Context) error {
+	t := time.NewTicker(resumeEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		if s.ResumeApprovals(ctx) != nil { // ctx has ended
+			return nil
+		}
+	}
+}
+
+// ResumeApprovals does the acts that were approved and interrupted, and that
+// no other gateway is doing. It is called once the gateway can act, and before
+// it serves. What cannot be done at the moment is logged and stays approved;
+// the only error is that ctx has ended.
 func (s *Service) ResumeApprovals(ctx context.Context) error {
 	open, err := s.store.Approvals(ctx, store.ApprovalFilter{State: keys.ApprovalApproved})
+	if err != nil && ctx.Err() == nil {
+		s.log.ErrorContext(ctx, "approved acts that were interrupted are not taken up yet", "err", err)
+	}
+	for _, a := range slices.Backward(open) { // oldest first
+		if err := s.resume(ctx, a.ID); err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "an approved act that was interrupted is not done yet", "approval", a.ID, "act", a.Action, "key", a.Key, "err", err)
+		}
+	}
+	return ctx.Err()
+}
+
+// resume does an approved act, unless somebody else does.
+func (s *Service) resume(ctx context.Context, id string) error {
+	_, done, err := s.leases.Try(ctx, "approval/"+id)
+	if errors.Is(err, lease.ErrTaken) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, a := range slices.Backward(open) { // oldest first
-		system := Request{ID: a.RequestID, Caller: authz.Principal{ID: audit.SystemPrincipal, Method: audit.SystemPrincipal}}
-		o := s.open(system, authz.ActionApprove, a.Key, 0)
-		o.describeApproval(a)
-		o.detail("approved_by", a.DecidedBy)
-		o.rec.Reason, o.rec.Source = "resumed", ""
-		_, refused, err := s.carryOut(ctx, a)
-		if refused != nil {
-			o.rec.Outcome, o.rec.Reason = audit.OutcomeError, api.CodeOf(refused)
-		}
-		errs = append(errs, err, s.record(ctx, o.finish(err)))
+	defer done()
+	a, err := s.store.Approval(ctx, id)
+	if err != nil || a.State != keys.ApprovalApproved {
+		return err
 	}
-	return errors.Join(errs...)
+	system := Request{ID: a.RequestID, Caller: authz.Principal{ID: audit.SystemPrincipal, Method: audit.SystemPrincipal}}
+	o := s.open(system, authz.ActionApprove, a.Key, 0)
+	o.describeApproval(a)
+	o.detail("approved_by", a.DecidedBy)
+	o.rec.Reason, o.rec.Source = "resumed", ""
+	_, refused, err := s.carryOut(ctx, a)
+	if refused != nil {
+		o.rec.Outcome, o.rec.Reason = audit.OutcomeError, api.CodeOf(refused)
+	}
+	return errors.Join(err, s.record(ctx, o.finish(err)))
 }

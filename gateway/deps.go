@@ -12,6 +12,7 @@ import (
 	"keyhole/gateway/internal/twopeople"
 	"keyhole/keys"
 	"keyhole/rotation"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -139,6 +140,7 @@ type Store interface {
 	Agents
 	twopeople.Store
 	tail.Store
+	lease.Store
 	Nodes
 }
 
@@ -170,7 +172,7 @@ type Config struct {
 	Webhooks      Webhooks           // nil: none are configured
 	AuditLog      AuditLog           // nil: it is not shown
 	Triggers      map[string]Trigger // by name
-	Instance      string             // keys.Node.Instance of this process
+	Instance      string             // keys.Node.Instance of this process; who has its leases
 	// TwoPeople are the actions that need another person's approval. nil:
 	// DefaultTwoPeople; none if it is empty and not nil. What overrides
 	// objections always needs it.

@@ -2,14 +2,18 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"keyhole/audit"
 	"keyhole/gateway/api"
 	"keyhole/keys"
 	"keyhole/rotation"
+	"keyhole/rotation/lease"
 	"keyhole/store"
 )
 
@@ -23,7 +27,8 @@ const maxOnceKey = 255
 // is sent within AttemptLife by the same principal:
 //
 //   - When it was done, the answer of then comes again (Replayed).
-//   - While it is being done, the others get keys.ErrConflict.
+//   - While it is being done, on whatever gateway, the others get
+//     keys.ErrConflict.
 //   - When it was refused and nothing was done, nothing is remembered: it is
 //     judged anew.
 //   - When nobody knows (the process died, or the HSM, the store or the audit
@@ -35,8 +40,8 @@ const maxOnceKey = 255
 //
 // Policy is asked each time, before anything is remembered or answered.
 //
-// One gateway per store is assumed: a request that is at work in another
-// process looks like one whose process died.
+// A gateway works on an attempt under a lease. When it dies, the next one is
+// told for as long as the lease lasts that it is still at work.
 type Once struct {
 	Key         string // the Idempotency-Key: 1 to 255 visible ASCII characters
 	Fingerprint string // of everything that makes the request what it is
@@ -45,6 +50,12 @@ type Once struct {
 }
 
 type attemptID struct{ principal, key string }
+
+// lease is the name of the lease under which an attempt is worked on.
+func (id attemptID) lease() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", id.principal, id.key))
+	return "attempt/" + hex.EncodeToString(sum[:16])
+}
 
 // once runs an authorised act under the request's Once, if it has one.
 func once[R any](ctx context.Context, o *op, act func(context.Context, *op) (R, error)) (R, error) {
@@ -61,6 +72,14 @@ func once[R any](ctx context.Context, o *op, act func(context.Context, *op) (R, 
 		return zero, err
 	}
 	defer s.release(id)
+	held, done, err := s.leases.TryToEnd(ctx, id.lease())
+	if errors.Is(err, lease.ErrTaken) {
+		return zero, errAtWork()
+	}
+	if err != nil {
+		return zero, err
+	}
+	defer done()
 	earlier, err := s.beginAttempt(ctx, id, o)
 	switch {
 	case err != nil:
@@ -78,12 +97,15 @@ func once[R any](ctx context.Context, o *op, act func(context.Context, *op) (R, 
 	default:
 		o.first = earlier.RequestID
 	}
+	if lease.Check(held) != nil { // this process stood still, and another may be at it
+		return zero, errAtWork()
+	}
 	out, err := act(ctx, o)
 	// What is remembered must not depend on whether the caller still waits.
 	keep, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.auditTimeout)
 	defer cancel()
 	if err != nil {
-		if s.undone(keep, o, err) {
+		if lease.Check(held) == nil && s.undone(keep, o, err) {
 			// Should this fail, the next one finds out the same by itself.
 			_ = s.store.ForgetAttempt(keep, id.principal, id.key)
 		}
@@ -116,6 +138,10 @@ func errOtherRequest() error {
 	return keys.Errorf(keys.ErrInvalid, "this Idempotency-Key was used for another request; use a new one for each act")
 }
 
+func errAtWork() error {
+	return keys.Errorf(keys.ErrConflict, "the first request with this Idempotency-Key is still at work; ask again in a moment")
+}
+
 // claim makes sure that an attempt is worked on once in this process.
 func (s *Service) claim(id attemptID, fingerprint string) error {
 	s.mu.Lock()
@@ -124,7 +150,7 @@ func (s *Service) claim(id attemptID, fingerprint string) error {
 	case ok && running != fingerprint:
 		return errOtherRequest()
 	case ok:
-		return keys.Errorf(keys.ErrConflict, "the first request with this Idempotency-Key is still at work; ask again in a moment")
+		return errAtWork()
 	}
 	s.running[id] = fingerprint
 	return nil

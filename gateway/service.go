@@ -10,6 +10,7 @@ import (
 	"keyhole/authz"
 	"keyhole/gateway/internal/tail"
 	"keyhole/rotation"
+	"keyhole/rotation/lease"
 )
 
 // Service is the guarded core. Its methods are safe for concurrent use. They
@@ -38,6 +39,7 @@ type Service struct {
 	parallel      int
 	auditTimeout  time.Duration
 	events        *tail.Tail
+	leases        *lease.Keeper
 
 	mu      sync.Mutex
 	running map[attemptID]string // fingerprints of the idempotent requests at work in this process
@@ -54,6 +56,7 @@ func New(c Config) *Service {
 		events:  tail.New(c.Store, c.Snapshots),
 		running: map[attemptID]string{}, streams: map[string]int{},
 	}
+	s.leases = lease.New(lease.Config{Store: c.Store, Holder: c.Instance, Log: c.Log})
 	if c.TwoPeople == nil {
 		s.twoPeople = DefaultTwoPeople()
 	}

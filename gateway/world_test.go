@@ -30,6 +30,7 @@ import (
 // the audit log, Cedar policies, tokens, the rotation engine. Only the HSM is
 // in memory, and can be made to fail.
 type world struct {
+	config gateway.Config
 	*gateway.Service
 	t     *testing.T
 	hsm   *hsmtest.Faulty
@@ -125,7 +126,7 @@ func newWorld(t *testing.T, opts ...option) *world {
 		Store: w.store, Token: w.hsm, Audit: w.log, Usage: w.usage, Keys: w.cache.Keys, Refresh: w.cache.Refresh, Now: w.now, Log: discard,
 	})
 	c.Lifecycle = w.engine
-	w.Service = gateway.New(c)
+	w.Service, w.config = gateway.New(c), c
 	return w
 }
 

@@ -96,6 +96,23 @@ func (k *Keeper) Try(ctx context.Context, name string) (held context.Context, do
 	return h.ctx, h.done, nil
 }
 
+// TryToEnd is Try for work that goes on when ctx ends: only the taking of the
+// lease is given up then.
+func (k *Keeper) TryToEnd(ctx context.Context, name string) (held context.Context, done func(), err error) {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	held, release, err := k.Try(own, name)
+	if !stop() && err == nil { // it was given up after all
+		release()
+		err = ctx.Err()
+	}
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	return held, func() { release(); cancel() }, nil
+}
+
 // poll is how often Wait looks for a lease that another process has.
 const poll = 250 * time.Millisecond
 
