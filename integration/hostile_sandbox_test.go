@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -53,9 +54,7 @@ func sandboxed(t *testing.T) (keyholed, sandbox string) {
 			t.Fatalf("building %s: %v\n%s", name, err, out)
 		}
 	}
-	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // for another user
-		t.Fatal(err)
-	}
+	passable(t, dir)
 	return filepath.Join(dir, "keyholed"), filepath.Join(dir, "sandbox")
 }
 
@@ -70,6 +69,29 @@ func give(t *testing.T, dir string, uid int) {
 	}))
 }
 
+// sandboxUser is a user whom this machine does not know.
+const sandboxUser = 64321
+
+// passable lets other users through to directories of the test's, as root.
+func passable(t *testing.T, dirs ...string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	for _, d := range dirs {
+		for ; d != filepath.Clean(os.TempDir()) && len(d) > 1; d = filepath.Dir(d) {
+			info, err := os.Stat(d)
+			must(t, err)
+			must(t, os.Chmod(d, info.Mode().Perm()|0o011))
+		}
+	}
+}
+
+// asUser has a process run as a user without privileges.
+func asUser(uid uint32) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+}
+
 // A gateway over SoftHSM does everything it does under the unit's system call
 // filter, without privileges, with no memory that can be written and executed
 // and a file system that it cannot write: keys of every kind are made, used,
@@ -77,13 +99,9 @@ func give(t *testing.T, dir string, uid int) {
 func TestRunsInSandbox(t *testing.T) {
 	g := stopped(t)
 	keyholed, sandbox := sandboxed(t)
-	const uid = 64321
+	const uid = sandboxUser
 	give(t, g.dir, uid)
-	if os.Geteuid() == 0 { // t.TempDir is its maker's alone
-		for d := filepath.Dir(g.dir); d != os.TempDir() && len(d) > 1; d = filepath.Dir(d) {
-			must(t, os.Chmod(d, 0o711))
-		}
-	}
+	passable(t, g.dir)
 	// The sandbox holds: this is what it keeps keyholed from.
 	for what, args := range map[string][]string{
 		"a namespace": {"/usr/bin/unshare", "--user", "true"}, "writing": {"/usr/bin/touch", filepath.Dir(g.dir) + "/new"},

@@ -70,7 +70,7 @@ func run() error {
 	if err := install(filter); err != nil {
 		return err
 	}
-	return fmt.Errorf("running %s: %w", flag.Arg(0), unix.Exec(flag.Arg(0), flag.Args(), os.Environ()))
+	return fmt.Errorf("running %s: %w", flag.Arg(0), unix.Exec(flag.Arg(0), flag.Args(), append(os.Environ(), u.list("Environment")...)))
 }
 
 // readOnly makes the file system read-only for this process but for some

@@ -56,9 +56,7 @@ func New(ctx context.Context, c Config) (*Sink, error) {
 		otlploghttp.WithCompression(otlploghttp.GzipCompression),
 		otlploghttp.WithRetry(otlploghttp.RetryConfig{Enabled: false}), // the exporter of the log tries again
 	}
-	if c.TLS != nil {
-		options = append(options, otlploghttp.WithTLSClientConfig(c.TLS))
-	}
+	options = append(options, otlploghttp.WithHTTPClient(newClient(c.TLS, c.Timeout)))
 	exporter, err := otlploghttp.New(ctx, options...)
 	if err != nil {
 		return nil, fmt.Errorf("preparing OTLP export: %w", err)

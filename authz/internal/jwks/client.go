@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -18,17 +19,26 @@ import (
 func CheckURL(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return fmt.Errorf("reading the URL of a key set: %w", err)
+		return errors.New("the URL of a key set is none")
 	}
 	switch {
 	case u.User != nil:
 		return errors.New("the URL of a key set must not hold a password")
 	case u.Host == "" || u.Fragment != "":
-		return fmt.Errorf("%q is no URL of a key set", raw)
+		return fmt.Errorf("%q is no URL of a key set", Shown(raw))
 	case u.Scheme == "https", u.Scheme == "http" && loopback(u.Hostname()):
 		return nil
 	}
-	return fmt.Errorf("the key set at %q must be fetched by https; http is for this machine only", raw)
+	return fmt.Errorf("the key set at %q must be fetched by https; http is for this machine only", Shown(raw))
+}
+
+// Shown is a URL without its query, which may hold a secret, for logs.
+func Shown(raw string) string {
+	before, _, query := strings.Cut(raw, "?")
+	if query {
+		return before + "?..."
+	}
+	return before
 }
 
 func loopback(host string) bool {

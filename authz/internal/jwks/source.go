@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -157,12 +158,15 @@ func (s *Source) fetch(ctx context.Context) ([]byte, error) {
 	}
 	req.Header.Set("Accept", "application/jwk-set+json, application/json")
 	res, err := s.c.Client.Do(req)
+	if ue, ok := errors.AsType[*url.Error](err); ok {
+		return nil, fmt.Errorf("fetching %s: %w", Shown(s.c.URL), ue.Err) // its URL has the query
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answered %s", s.c.URL, res.Status)
+		return nil, fmt.Errorf("%s answered %d %s", Shown(s.c.URL), res.StatusCode, http.StatusText(res.StatusCode))
 	}
 	return readBounded(res.Body)
 }

@@ -47,8 +47,8 @@ func Write(to io.Writer, c *config.Config, files *material.Set, now time.Time) e
 	for _, i := range c.Auth.Issuers {
 		from := i.JWKSFile
 		if i.JWKSURL != "" {
-			from = i.JWKSURL
-			byURL = append(byURL, i.JWKSURL)
+			from, _, _ = strings.Cut(i.JWKSURL, "?") // a query may hold a secret
+			byURL = append(byURL, from)
 		}
 		row("issuer "+i.Name, "%s for %s, keys from %s", i.Issuer, strings.Join(i.Audience, ", "), from)
 	}
