@@ -50,6 +50,22 @@ func OpenPostgresWith(ctx context.Context, c PostgresConfig, seal []byte, files 
 	return openPostgres(ctx, c, seal, all)
 }
 
+// Freeze begins a transaction that keeps all others from writing, and stops
+// there.
+func (p *Postgres) Freeze(ctx context.Context) (release func() error, err error) {
+	tx, err := p.write.BeginTx(ctx, p.updating)
+	if err == nil {
+		_, err = p.hold(ctx, tx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return tx.Rollback, nil
+}
+
+// SetTimeout sets how long a call waits for the database.
+func (p *Postgres) SetTimeout(d time.Duration) { p.timeout = d }
+
 // SetTakeover sets how long the name of a node stays taken.
 func (p *Postgres) SetTakeover(d time.Duration) { p.takeover = d }
 
