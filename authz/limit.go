@@ -75,8 +75,23 @@ type account struct {
 	failures *rate.Limiter
 	inFlight atomic.Int64
 	release  func()
-	refused  atomic.Int64 // Unix ns of the last refusal that was not Repeated
-	repeated atomic.Int64 // those since
+	refusals repeats // by Admit
+	overload repeats // of operations
+}
+
+// repeats tells what happens again within a second from what does not.
+type repeats struct {
+	last  atomic.Int64 // Unix ns of the last one that was not repeated
+	since atomic.Int64 // those that were
+}
+
+func (r *repeats) again(now time.Time) (repeated bool, repetitions int64) {
+	last := r.last.Load()
+	if now.Sub(time.Unix(0, last)) < time.Second || !r.last.CompareAndSwap(last, now.UnixNano()) {
+		r.since.Add(1)
+		return true, 0
+	}
+	return false, r.since.Swap(0)
 }
 
 // NewLimiter returns a Limiter.
@@ -177,14 +192,19 @@ func (l *Limiter) admit(a *account) (release func(), err error) {
 // refuse makes the error of a request that is not admitted.
 func (a *account) refuse(now time.Time, retryAfter time.Duration, err error) error {
 	r := &RateLimited{RetryAfter: retryAfter, Err: err}
-	last := a.refused.Load()
-	if now.Sub(time.Unix(0, last)) < time.Second || !a.refused.CompareAndSwap(last, now.UnixNano()) {
-		a.repeated.Add(1)
-		r.Repeated = true
-		return r
-	}
-	r.Repetitions = a.repeated.Swap(0)
+	r.Repeated, r.Repetitions = a.refusals.again(now)
 	return r
+}
+
+// Overloaded notes that an operation of the principal was refused because the
+// gateway has too much to do. What it returns is RateLimited's Repeated and
+// Repetitions.
+func (l *Limiter) Overloaded(principal string) (repeated bool, repetitions int64) {
+	if l == nil || l.principals == nil {
+		return false, 0
+	}
+	a := l.principals.GetOrMake(principal, l.newAccount)
+	return a.overload.again(l.cfg.Now())
 }
 
 // OperationAllowed reports whether the principal may send one more ciphertext

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"strconv"
 
 	"keyhole/audit"
 	"keyhole/gateway/api"
@@ -81,6 +82,9 @@ func guarded[R any](ctx context.Context, o *op, act func(ctx context.Context, o 
 	defer release()
 	res, err := safely(ctx, o, act)
 	o.s.noteFailure(o, err)
+	if errors.Is(err, keys.ErrOverloaded) && o.overloaded() {
+		return zero, err
+	}
 	if rerr := o.s.record(ctx, o.finish(err)); rerr != nil {
 		return zero, rerr
 	}
@@ -88,6 +92,18 @@ func guarded[R any](ctx context.Context, o *op, act func(ctx context.Context, o 
 		return zero, err
 	}
 	return res, nil
+}
+
+// overloaded reports whether the record of an operation that was refused for
+// want of room can be left out: the same caller was refused just before, and
+// to record each would only add to the load. The next one that is recorded says
+// how many were not.
+func (o *op) overloaded() bool {
+	repeated, others := o.s.limits.Overloaded(o.req.Caller.ID)
+	if others > 0 {
+		o.detail("not_recorded", strconv.FormatInt(others, 10))
+	}
+	return repeated
 }
 
 // changes runs an act that changes something. may authorises it; nil is

@@ -108,8 +108,9 @@ func TestOverload(t *testing.T) {
 			closed := run(storm{conns: conns})
 			after := run(storm{conns: 16})
 			eventually(t, "the queue is empty", func() bool {
-				n, ok := g.metric(`keyhole_hsm_sessions_in_use{token="keyhole-dev"}`)
-				return ok && n == 0
+				using, ok := g.metric(`keyhole_hsm_sessions_in_use{token="keyhole-dev"}`)
+				waiting, known := g.metric(`keyhole_hsm_queue{lane="normal",token="keyhole-dev"}`)
+				return ok && known && using+waiting == 0
 			})
 			if open.refused+closed.refused == 0 && tt.name == "slow" {
 				t.Error("nothing was refused")
@@ -169,8 +170,8 @@ func TestSingleRequestsPassWhileBatchesFlood(t *testing.T) {
 			return nil
 		}}.rage(flooding, g, patience)
 	}()
-	eventually(t, "batches are at work", func() bool {
-		n, ok := g.metric(`keyhole_hsm_sessions_in_use{token="keyhole-dev"}`)
+	eventually(t, "batches wait for sessions", func() bool {
+		n, ok := g.metric(`keyhole_hsm_queue{lane="bulk",token="keyhole-dev"}`)
 		return ok && n > 1
 	})
 	w, err := g.wire(t.Context())

@@ -89,7 +89,7 @@ type Library struct{ loaded *C.struct_loaded }
 // sessions of its own. ok is false if functions are missing.
 //
 // What is behind a Ctx is not exported. It has not changed in ten years, the
-// version is pinned, and a test compares.
+// version is pinned, and the tests call a module through it.
 func Of(ctx *pkcs11.Ctx) (l Library, ok bool) {
 	l.loaded = *(**C.struct_loaded)(unsafe.Pointer(ctx))
 	return l, C.usable(l.loaded) != 0

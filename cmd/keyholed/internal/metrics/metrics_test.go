@@ -141,7 +141,7 @@ func TestState(t *testing.T) {
 	}}
 	s := New("v1", "abc")
 	s.Watch(State{
-		Tokens:      func() []TokenStats { return []TokenStats{{"main", true, 2, 8, 1}, {"backup", false, 0, 4, 0}} },
+		Tokens:      func() []TokenStats { return []TokenStats{{"main", true, 2, 8, 1, 5, 6}, {Name: "backup", Limit: 4}} },
 		SnapshotAge: func() time.Duration { return 1500 * time.Millisecond },
 		Keys: func() ([]*keys.Key, error) {
 			if stale {
@@ -167,7 +167,7 @@ func TestState(t *testing.T) {
 		`keyhole_rotations{phase="announced"} 2`, `keyhole_rotations{phase="reserved"} 0`, `keyhole_rotation_age_seconds{phase="announced"} 7200`,
 		`keyhole_rotation_age_seconds{phase="activated"} 0`,
 		`keyhole_hsm_ready{token="main"} 1`, `keyhole_hsm_ready{token="backup"} 0`, `keyhole_hsm_sessions_in_use{token="main"} 2`,
-		`keyhole_hsm_sessions_max{token="main"} 8`, `keyhole_hsm_sessions_stuck{token="main"} 1`,
+		`keyhole_hsm_sessions_max{token="main"} 8`, `keyhole_hsm_sessions_stuck{token="main"} 1`, `keyhole_hsm_queue{lane="normal",token="main"} 5`, `keyhole_hsm_queue{lane="bulk",token="main"} 6`,
 		`keyhole_keys 1`, `keyhole_key_versions{state="active"} 1`, `keyhole_key_versions{state="deactivated"} 1`,
 		`keyhole_key_versions{state="pre-activation"} 1`, `keyhole_key_versions{state="destroyed"} 0`, `keyhole_snapshot_age_seconds 1.5`,
 	)

@@ -13,6 +13,7 @@ type TokenStats struct {
 	Name                string
 	Ready               bool
 	InUse, Limit, Stuck int // sessions
+	Queued, QueuedBulk  int // operations that wait for a session
 }
 
 // WebhookStats is where the delivery to one webhook stands.
@@ -45,6 +46,7 @@ func (s *Set) Watch(st State) {
 		inUse:    prometheus.NewDesc("keyhole_hsm_sessions_in_use", "Sessions that a call is running on.", []string{"token"}, nil),
 		limit:    prometheus.NewDesc("keyhole_hsm_sessions_max", "Most sessions at one time.", []string{"token"}, nil),
 		stuck:    prometheus.NewDesc("keyhole_hsm_sessions_stuck", "Sessions whose call does not return.", []string{"token"}, nil),
+		queued:   prometheus.NewDesc("keyhole_hsm_queue", "Operations that wait for a session.", []string{"token", "lane"}, nil),
 		versions: prometheus.NewDesc("keyhole_key_versions", "Key versions by state.", []string{"state"}, nil),
 		keys:     prometheus.NewDesc("keyhole_keys", "Keys, deleted ones not counted.", nil, nil),
 		damaged:  prometheus.NewDesc("keyhole_keys_damaged", "Keys that are out of use because what is stored of them was altered.", nil, nil),
@@ -59,13 +61,13 @@ func (s *Set) Watch(st State) {
 
 type stateCollector struct {
 	State
-	ready, inUse, limit, stuck, versions, keys, age *prometheus.Desc
-	damaged, due, open, oldest, lag, dead           *prometheus.Desc
+	ready, inUse, limit, stuck, queued, versions, keys, age *prometheus.Desc
+	damaged, due, open, oldest, lag, dead                   *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.ready, c.inUse, c.limit, c.stuck, c.versions, c.keys, c.age, c.damaged, c.due, c.open, c.oldest, c.lag, c.dead} {
+	for _, d := range []*prometheus.Desc{c.ready, c.inUse, c.limit, c.stuck, c.queued, c.versions, c.keys, c.age, c.damaged, c.due, c.open, c.oldest, c.lag, c.dead} {
 		ch <- d
 	}
 }
@@ -85,6 +87,8 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		send(c.inUse, float64(t.InUse), t.Name)
 		send(c.limit, float64(t.Limit), t.Name)
 		send(c.stuck, float64(t.Stuck), t.Name)
+		send(c.queued, float64(t.Queued), t.Name, "normal")
+		send(c.queued, float64(t.QueuedBulk), t.Name, "bulk")
 	}
 	send(c.age, c.SnapshotAge().Seconds())
 	send(c.damaged, float64(len(c.Damaged())))

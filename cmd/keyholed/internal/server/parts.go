@@ -141,7 +141,9 @@ func check(name string, err error) rest.Check {
 func (p *parts) tokens() []metrics.TokenStats {
 	var all []metrics.TokenStats
 	for _, h := range p.token.Health() {
-		all = append(all, metrics.TokenStats{Name: h.Name, Ready: h.Ready, InUse: h.SessionsInUse, Limit: h.SessionsMax, Stuck: h.Stuck})
+		all = append(all, metrics.TokenStats{
+			Name: h.Name, Ready: h.Ready, InUse: h.SessionsInUse, Limit: h.SessionsMax, Stuck: h.Stuck, Queued: h.Queued, QueuedBulk: h.QueuedBulk,
+		})
 	}
 	return all
 }
