@@ -498,3 +498,26 @@ func TestLateReadings(t *testing.T) {
 		}
 	})
 }
+
+// TestLateRun: when Run begins long after the first load, and the store is
+// gone by then, the witness is asked at once.
+func TestLateRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db, _ := newSQLite(t)
+		f, w := newFar(db), &tokens{}
+		c := store.NewCache(f, severalConfig(w, &bytes.Buffer{}))
+		refresh(t, c)
+		f.cut.Store(true)
+		<-time.After(1900 * time.Millisecond)
+		defer run(t, c)()
+		pass(50 * time.Millisecond)
+		if n := w.asked.Load(); n != 1 {
+			t.Errorf("the tokens were asked %d times", n)
+		}
+		pass(200 * time.Millisecond)
+		if _, err := c.Snapshot(); err != nil {
+			t.Error(err)
+		}
+	})
+}

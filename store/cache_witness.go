@@ -12,7 +12,7 @@ import (
 // not wait for a reading of the store that hangs.
 func (c *Cache) watch(ctx context.Context) {
 	every := c.Blind / 4
-	t := time.NewTimer(c.silence)
+	t := time.NewTimer(0) // the view may be from long before
 	defer t.Stop()
 	for {
 		select {

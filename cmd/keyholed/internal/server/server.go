@@ -103,6 +103,18 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, k.Close()) }()
 	db, cache, token := k.Store, k.Cache, k.Token
+
+	// The loops outlive the requests: they end when the listeners have. The
+	// snapshot is kept fresh from the beginning: a start may take longer than
+	// keys are good.
+	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	loops, loopCtx := errgroup.WithContext(loopCtx)
+	defer func() {
+		stopLoops()
+		_ = loops.Wait() // its error was told before
+	}()
+	loops.Go(func() error { return runCache(loopCtx, cache) })
+
 	meter := usage.New(usage.Config{Store: m.UsageStore(db), Node: c.Node, Dir: c.Audit.Dir, Log: o.Log})
 	if err := meter.Load(ctx); err != nil {
 		return core.StoreError(err)
@@ -181,13 +193,8 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	ops := rest.NewOps(rest.OpsConfig{Ready: state.ready, Metrics: m.Handler()})
 	ls.handle(files.TLS, files.TLS.Handler(m.Streams(api)), ops, o.Log)
 
-	// The loops outlive the requests: they end when the listeners have.
-	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopLoops()
-	loops, loopCtx := errgroup.WithContext(loopCtx)
 	loops.Go(func() error { return core.HSMError(token.Run(loopCtx)) })
 	loops.Go(func() error { return core.HSMError(watchStuck(loopCtx, c.Tokens, token.Health)) })
-	loops.Go(func() error { return runCache(loopCtx, cache) })
 	loops.Go(func() error { return engine.Run(loopCtx) })
 	loops.Go(func() error { return files.Authenticator.Run(loopCtx) })
 	loops.Go(func() error { return reloader.Run(loopCtx) })
