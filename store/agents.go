@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"keyhole/keys"
 	"keyhole/store/internal/seal"
@@ -186,7 +187,11 @@ func scanAgent(rows *sql.Rows) (*keys.Agent, error) {
 }
 
 func selectAgent(ctx context.Context, tx *sql.Tx, id string) (*keys.Agent, error) {
-	found, err := selectAll(ctx, tx, scanAgent, "SELECT "+agentColumns+" FROM agents WHERE id = ?", id)
+	var found []*keys.Agent
+	var err error
+	if utf8.ValidString(id) {
+		found, err = selectAll(ctx, tx, scanAgent, "SELECT "+agentColumns+" FROM agents WHERE id = ?", id)
+	}
 	if err == nil && (len(found) == 0 || keys.AgentID(found[0].Principal) != id) {
 		err = keys.Errorf(keys.ErrNotFound, "there is no agent %q here, or you may not see it", clip(id))
 	}

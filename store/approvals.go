@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"keyhole/keys"
 )
@@ -108,7 +109,11 @@ func (d *database) Approval(ctx context.Context, id string) (a *keys.Approval, e
 }
 
 func (d *database) selectApproval(ctx context.Context, tx *sql.Tx, id string) (*keys.Approval, error) {
-	found, err := selectAll(ctx, tx, scanApproval, "SELECT "+approvalColumns+" FROM approvals WHERE id = ?", id)
+	var found []record[keys.Approval]
+	var err error
+	if utf8.ValidString(id) {
+		found, err = selectAll(ctx, tx, scanApproval, "SELECT "+approvalColumns+" FROM approvals WHERE id = ?", id)
+	}
 	if err == nil && len(found) == 0 {
 		err = keys.Errorf(keys.ErrNotFound, "there is no approval %q here, or you may not see it", clip(id))
 	}

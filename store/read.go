@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"keyhole/keys"
 )
@@ -51,7 +52,11 @@ func (d *database) selectKey(ctx context.Context, tx *sql.Tx, name string) (*key
 }
 
 func (d *database) selectRecord(ctx context.Context, tx *sql.Tx, name string) (record[keys.Key], error) {
-	found, err := selectKeys(ctx, tx, "name = ?", "key_name = ?", name)
+	var found []record[keys.Key]
+	var err error
+	if utf8.ValidString(name) { // nothing else is ever kept
+		found, err = selectKeys(ctx, tx, "name = ?", "key_name = ?", name)
+	}
 	if err == nil && len(found) == 0 {
 		// The words are those for a key that the caller may not see.
 		err = keys.Errorf(keys.ErrKeyNotFound, "there is no key %q here, or you may not see it", clip(name))
@@ -204,7 +209,10 @@ func (d *database) RotationByRequest(ctx context.Context, requestID string) (*ke
 
 func (d *database) oneRotation(ctx context.Context, id, where string) (r *keys.Rotation, err error) {
 	err = d.view(ctx, "reading a rotation", func(tx *sql.Tx) error {
-		r, err = d.selectRotation(ctx, tx, where, id)
+		r = nil
+		if utf8.ValidString(id) {
+			r, err = d.selectRotation(ctx, tx, where, id)
+		}
 		if err == nil && r == nil {
 			err = keys.Errorf(keys.ErrNotFound, "there is no rotation %q here, or you may not see it", clip(id))
 		}

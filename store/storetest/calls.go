@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -148,4 +149,26 @@ func testAllAtOnce(t *testing.T, open func() store.Store) {
 		})
 	}
 	wg.Wait()
+}
+
+// testOddNames: nothing has a name that nobody could have given it.
+func testOddNames(t *testing.T, open func() store.Store) {
+	ctx, s := start(t, open)
+	create(t, s, NewKey("payments", 1))
+	for _, name := range []string{"", "\x00", "\xff", "payments\x00", "payments\xff", "payments ", "' OR ''='", "$1", "?", strings.Repeat("x", 1<<16)} {
+		_, err := s.Key(ctx, name)
+		detailed(t, "a key", err, keys.ErrKeyNotFound)
+		_, err = s.Readable(ctx, name)
+		detailed(t, "what can be read of a key", err, keys.ErrKeyNotFound)
+		_, err = s.Rotation(ctx, name)
+		detailed(t, "a rotation", err, keys.ErrNotFound)
+		_, err = s.RotationByRequest(ctx, name)
+		detailed(t, "a rotation by its request", err, keys.ErrNotFound)
+		_, err = s.Approval(ctx, name)
+		detailed(t, "an approval", err, keys.ErrNotFound)
+		_, err = s.Agent(ctx, name)
+		detailed(t, "an agent", err, keys.ErrNotFound)
+		_, err = s.Subscribe(ctx, keys.Subscription{Key: name, Principal: "p", Since: t0})
+		detailed(t, "a subscription", err, keys.ErrKeyNotFound)
+	}
 }

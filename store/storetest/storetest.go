@@ -75,6 +75,7 @@ func Run(t *testing.T, make Maker) {
 		{"Leases", testLeases},
 		{"LeasesAtOnce", testLeasesAtOnce},
 		{"Nodes", testNodes},
+		{"OddNames", testOddNames},
 		{"AllAtOnce", testAllAtOnce},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},
