@@ -67,14 +67,14 @@ func TestInstancesTakeTurns(t *testing.T) {
 		all = append(all, kitIn(t, dir, open(t, path), "node", c))
 	}
 	seed := rand.Uint64()
-	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test that can be repeated
+	r := rand.New(rand.NewPCG(seed, 0))
 	counted := map[string]uint64{}
 	for range 300 {
 		i := r.IntN(len(all))
 		k := all[i]
 		switch r.IntN(10) {
 		case 0:
-			k.store.leave(gone)
+			k.store.leave(errGone)
 		case 1:
 			k.store.leave(nil)
 		case 2, 3:

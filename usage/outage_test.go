@@ -17,8 +17,8 @@ import (
 	"keyhole/usage/internal/spill"
 )
 
-// gone is how a store fails that is not there.
-var gone = fmt.Errorf("no connection: %w", keys.ErrStore)
+// errGone is how a store fails that is not there.
+var errGone = fmt.Errorf("no connection: %w", keys.ErrStore)
 
 // use counts one use of a version of a key.
 func (k *kit) use(key string, version uint32, principal string, kind keys.Use) {
@@ -32,7 +32,7 @@ func (k *kit) use(key string, version uint32, principal string, kind keys.Use) {
 // write.
 func (k *kit) out() {
 	k.t.Helper()
-	k.store.leave(gone)
+	k.store.leave(errGone)
 	if err := k.Tick(k.t.Context()); err != nil && !errors.Is(err, keys.ErrStore) {
 		k.t.Fatalf("a tick while the store is down: %v", err)
 	}
@@ -377,11 +377,11 @@ func TestFlappingSpill(t *testing.T) {
 		case 0:
 			k.store.fail(nil, false)
 		case 1:
-			k.store.fail(gone, false)
+			k.store.fail(errGone, false)
 		case 3:
-			k.store.fail(gone, true)
+			k.store.fail(errGone, true)
 		case 4:
-			k.store.leave(gone)
+			k.store.leave(errGone)
 		case 5:
 			k.store.leave(nil)
 		}

@@ -215,7 +215,7 @@ func TestWrapsShareComesBack(t *testing.T) {
 		}
 		if round == 1 { // a crash does not give it anew
 			k = newKitIn(t, dir, s, "node", c)
-			k.store.leave(gone)
+			k.store.leave(errGone)
 			if err := k.Load(t.Context()); !errors.Is(err, keys.ErrStore) {
 				t.Errorf("Load: %v", err)
 			}
