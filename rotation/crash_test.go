@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"keyhole/hsm/hsmtest"
 	"keyhole/keys"
 	"keyhole/rotation"
+	"keyhole/store"
 )
 
 // TestCrashes lets the process die at every step of every scene, before and
@@ -30,9 +32,116 @@ func TestCrashes(t *testing.T) {
 					}
 				}
 				k.toldOf()
+				k.answered()
 			})
 		}
 	}
+}
+
+// answered checks that each intent in the log has an outcome behind it.
+func (k *kit) answered() {
+	k.t.Helper()
+	open, rotations := map[uint64]audit.Record{}, map[string]uint64{}
+	for _, r := range k.records() {
+		own := r.Action == "rotate" || r.Action == "create-key"
+		switch {
+		case r.Outcome == audit.OutcomeIntent:
+			open[r.Seq] = r
+			if own {
+				rotations[r.Rotation] = r.Seq
+			}
+		case r.Intent != nil:
+			if _, ok := open[*r.Intent]; !ok && !own {
+				k.t.Errorf("an outcome of what has an outcome, or was not intended: %+v", r)
+			}
+			delete(open, *r.Intent)
+		}
+		if seq, ok := rotations[r.Rotation]; ok && own && r.Outcome != audit.OutcomeIntent {
+			if r.Intent == nil || *r.Intent != seq {
+				k.t.Errorf("the outcome of a rotation does not name its intent, %d: %+v", seq, r)
+			}
+			for seq, r2 := range open { // a try before
+				if r2.Rotation == r.Rotation && r2.Action == r.Action {
+					delete(open, seq)
+				}
+			}
+		}
+	}
+	for _, r := range open {
+		k.t.Errorf("an intent without an outcome: %+v", r)
+	}
+}
+
+// TestLateOutcomes: what was going on when a process ended has its outcome
+// after the next start, as the store tells it; starts that failed in between
+// do not hide it.
+func TestLateOutcomes(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		act    func(ctx context.Context, e *rotation.Engine) error
+		action string
+	}{
+		"suspend": {func(ctx context.Context, e *rotation.Engine) error {
+			_, err := e.Suspend(ctx, alice, "payments", 2, "odd")
+			return err
+		}, "suspend"},
+		"revoke": {func(ctx context.Context, e *rotation.Engine) error {
+			_, err := e.Revoke(ctx, alice, "payments", 1, "leaked")
+			return err
+		}, "revoke"},
+		"update": {func(ctx context.Context, e *rotation.Engine) error {
+			_, err := e.UpdateKey(ctx, alice, "payments", rotation.Update{Policy: &keys.Policy{Overlap: 5 * time.Hour}})
+			return err
+		}, "update-key"},
+	} {
+		for done, want := range map[bool]string{false: audit.OutcomeError, true: audit.OutcomeOK} {
+			t.Run(fmt.Sprint(name, ", done ", done), func(t *testing.T) {
+				t.Parallel()
+				k := newKit(t)
+				k.create("payments", keys.Policy{})
+				k.rotate("payments")
+				start := func() {
+					_, err := k.log.Append(t.Context(), audit.Record{Action: "start", Principal: "system", Outcome: audit.OutcomeOK})
+					k.must(err)
+				}
+				start()
+				m := &mortal{}
+				e := k.engine(func(c *rotation.Config) { c.Store, c.Audit = dyingStore{c.Store, m, done}, mortalAudit{c.Audit, m} })
+				if err := c.act(t.Context(), e); err == nil {
+					t.Fatal("it did not die")
+				}
+				start()
+				k.pass(time.Hour)
+				start()
+				k.reload()
+				k.must(k.Recover(t.Context()))
+				k.must(k.engine(nil).Recover(t.Context())) // says nothing again
+				k.answered()
+				if r := k.outcome("payments", c.action); r.Outcome != want || r.Principal != alice.Principal || !strings.HasPrefix(r.Reason, "interrupted") {
+					t.Errorf("%+v", r)
+				}
+			})
+		}
+	}
+}
+
+// dyingStore dies in its first commit, before it is done or after.
+type dyingStore struct {
+	rotation.Store
+	m    *mortal
+	done bool
+}
+
+func (d dyingStore) Commit(ctx context.Context, c store.Change) error {
+	if d.done {
+		if err := d.Store.Commit(ctx, c); err != nil {
+			return err
+		}
+	}
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	d.m.dead = true
+	return errDead
 }
 
 // crash lets a process play a scene with a new key and die, and another one

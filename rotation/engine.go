@@ -89,6 +89,7 @@ type Config struct {
 	Store   Store
 	Token   Token
 	Audit   Auditor
+	History History // this node's audit log, to finish what a crash has left; nil: that is not done
 	Usage   Usage
 	Holder  string                          // who has this engine's leases: the keys.Node.Instance of this process; default: one of its own
 	Keys    func() ([]*keys.Key, error)     // the local snapshot; not to be changed
@@ -108,6 +109,7 @@ type Engine struct {
 	store       Store
 	token       Token
 	audit       Auditor
+	history     History
 	usage       Usage
 	keys        func() ([]*keys.Key, error)
 	refresh     func(ctx context.Context) error
@@ -137,7 +139,7 @@ type Engine struct {
 // New returns an Engine. It does nothing by itself: see Run and Recover.
 func New(c Config) *Engine {
 	e := &Engine{
-		store: c.Store, token: c.Token, audit: c.Audit, usage: c.Usage, keys: c.Keys, refresh: c.Refresh,
+		store: c.Store, token: c.Token, audit: c.Audit, history: c.History, usage: c.Usage, keys: c.Keys, refresh: c.Refresh,
 		propagation: c.Propagation, limits: c.Limits, now: c.Now, log: c.Log, holder: c.Holder,
 		unused: map[string]keys.ObjectID{}, intents: map[string]uint64{}, lost: map[string]time.Time{}, seen: map[string]time.Time{}, pauses: map[string]pause{}, unmarked: map[string]bool{},
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"keyhole/audit"
+	"keyhole/audit/lookup"
 	"keyhole/hsm/hsmtest"
 	"keyhole/keys"
 	"keyhole/rotation"
@@ -110,7 +111,7 @@ func (k *kit) lapse() {
 // change may put something in front of them.
 func (k *kit) engine(change func(c *rotation.Config)) *rotation.Engine {
 	c := rotation.Config{
-		Store: k.store, Token: k.faulty, Audit: k.log, Usage: k.meter, Keys: k.cache.Keys, Refresh: k.cache.Refresh, Now: k.now,
+		Store: k.store, Token: k.faulty, Audit: k.log, History: lookup.New(lookup.Config{Dir: k.dir, Log: k.log}), Usage: k.meter, Keys: k.cache.Keys, Refresh: k.cache.Refresh, Now: k.now,
 		Propagation: k.propagation, Limits: keys.Limits{MinPeriod: time.Minute, MinDestroyDelay: time.Hour}, Log: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {

@@ -17,10 +17,14 @@ const tick = time.Second
 
 // Recover takes up every rotation that a crash left open and takes it as far
 // as the moment permits, and makes the successors that revocations still
-// want. What another gateway works on is left to it. Call it once, before requests are served, with the snapshot loaded. A
+// want. What another gateway works on is left to it. Before, the outcomes that
+// the crash kept from being recorded are. Call it once, before requests are served, with the snapshot loaded. A
 // rotation that fails is logged and left for Run; the returned error says that
 // nothing could be looked at.
 func (e *Engine) Recover(ctx context.Context) error {
+	if err := e.finishRecords(ctx); err != nil && ctx.Err() == nil {
+		e.log.ErrorContext(ctx, "the audit log may have intents without an outcome", "err", err)
+	}
 	if _, err := e.first(ctx, true); err != nil {
 		return err
 	}

@@ -126,6 +126,7 @@ func (e *Engine) conclude(ctx context.Context, actor Actor, r *keys.Rotation) er
 		return err
 	}
 	rec := e.rotationRecord(actor, r, k, v, audit.OutcomeOK, nil)
+	rec.Intent = e.intentOf(ctx, r)
 	if err := e.witnesses(ctx, r, rec.Details); err != nil {
 		return err
 	}
@@ -205,6 +206,7 @@ func (e *Engine) undo(ctx context.Context, actor Actor, r *keys.Rotation, cause 
 		cause = keys.Errorf(keys.ErrConflict, "%s", r.Error)
 	}
 	rec := e.rotationRecord(actor, &next, k, v, audit.OutcomeError, cause)
+	rec.Intent = e.intentOf(ctx, r)
 	if _, err := e.audit.Append(ctx, rec); err != nil && !errors.Is(cause, keys.ErrAudit) {
 		return false, err
 	}
