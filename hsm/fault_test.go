@@ -221,8 +221,9 @@ func TestOpenWhileAnotherProcessMakesKeys(t *testing.T) {
 	f := newFaulty(t, tok)
 	f.fail(fnInitialize, pkcs11.CKR_GENERAL_ERROR, 2)
 	start(t, tok, f.use)
-	if got := f.calls(fnInitialize); got != 3 {
-		t.Errorf("%d attempts to initialise, want 3", got)
+	// The last one is miekg/pkcs11's, after crypto11's.
+	if got := f.calls(fnInitialize); got != 4 {
+		t.Errorf("%d attempts to initialise, want 4", got)
 	}
 }
 

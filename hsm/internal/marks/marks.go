@@ -30,6 +30,7 @@ import (
 const (
 	application = "keyhole"
 	suffix      = ".revoked"
+	probe       = "keyhole-probe" // both, of what Probe makes
 )
 
 // Marks are those on one token. Its methods are for management operations.
@@ -40,17 +41,18 @@ type Marks struct {
 	limit   error // why the token keeps none; nil: it does
 }
 
-// Probe finds out, with session objects, whether the token keeps marks. It
+// Probe finds out whether the token keeps marks, by one that it makes and
+// removes: NSS makes data objects that end with the session, and no others. It
 // fails only when the token does.
 func Probe(tok *module.Token, log *slog.Logger) (*Marks, error) {
 	m := &Marks{token: tok.Name(), log: log}
 	err := tok.Inside(func() error {
 		for _, m.private = range []bool{true, false} {
-			s := &module.Session{}
+			s := &module.Session{RW: true}
 			if err := tok.Ready(s); err != nil {
 				return err
 			}
-			m.limit = m.try(s)
+			m.limit = fault.Again(func() error { return m.try(s) })
 			s.Drop()
 			if m.limit == nil {
 				return nil
@@ -64,16 +66,20 @@ func Probe(tok *module.Token, log *slog.Logger) (*Marks, error) {
 	return m, err
 }
 
-// try makes a data object that ends with the session, and reads it back.
+// try makes a data object, which is no mark, reads it back, and removes it.
 func (m *Marks) try(s *module.Session) error {
 	value := render(keys.RevocationMark{Version: keys.VersionID{Key: "keyhole-probe", Number: 1}, ObjectID: keys.NewObjectID(), RevokedAt: time.Unix(0, 0)})
-	o, err := s.Create(m.template("keyhole-probe", value, false))
+	o, err := s.Create(m.template(probe, probe, value))
 	if err != nil {
 		return err
 	}
 	got, err := s.Attribute(o, pkcs11.CKA_VALUE)
 	if err == nil && string(got) != value {
 		err = fmt.Errorf("a data object came back changed: %w", keys.ErrHSM)
+	}
+	start := time.Now()
+	if derr := s.Note(fault.OpDestroy, start, s.Ctx().DestroyObject(s.Handle(), o)); derr != nil {
+		m.log.Warn("a data object that was made for trial is left on the token", "application", probe, "err", derr)
 	}
 	return err
 }
@@ -92,10 +98,10 @@ func (m *Marks) Limit() error { return m.limit }
 // Private reports whether only who is logged in sees and makes them.
 func (m *Marks) Private() bool { return m.private }
 
-func (m *Marks) template(label, value string, token bool) []*pkcs11.Attribute {
+func (m *Marks) template(application, label, value string) []*pkcs11.Attribute {
 	return []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_DATA),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, token),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, m.private),       // nobody makes or removes one without a login
 		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false),        // it says the same for good
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),             // for people
@@ -121,7 +127,7 @@ func (m *Marks) Put(s *module.Session, mark keys.RevocationMark) error {
 			}
 		}
 		value := render(mark)
-		o, err := s.Create(m.template(mark.Version.String()+suffix, value, true))
+		o, err := s.Create(m.template(application, mark.Version.String()+suffix, value))
 		if err != nil {
 			return err
 		}

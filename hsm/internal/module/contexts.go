@@ -31,8 +31,29 @@ func (m *module) newContext(c *crypto11.Config) (_ *crypto11.Context, err error)
 	}
 	m.mu.Lock()
 	m.contexts++
+	first := m.contexts == 1
 	m.mu.Unlock()
+	if first {
+		if err := m.initialise(); err != nil {
+			m.closeContext(ctx)
+			return nil, err
+		}
+	}
 	return ctx, nil
+}
+
+// initialise initialises the module for our own calls, where it has not been by
+// crypto11: p11-kit gives everybody who loads it a module of his own. Elsewhere
+// there is one per process, which says that it is initialised.
+func (m *module) initialise() error {
+	err := m.ctx.Initialize()
+	switch {
+	case err == nil:
+		m.own = true
+	case errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)):
+		err = nil
+	}
+	return err
 }
 
 // closeContext closes c; with the last one crypto11 finalises the module.
@@ -40,10 +61,14 @@ func (m *module) closeContext(c *crypto11.Context) {
 	defer func() { _ = recover() }() // crypto11 panics when it has lost count
 	m.mu.Lock()
 	m.contexts--
-	if m.contexts == 0 {
+	last := m.contexts == 0
+	if last {
 		m.epoch++
 	}
 	m.mu.Unlock()
+	if last && m.own && m.ctx.Finalize() == nil {
+		m.own = false
+	}
 	_ = c.Close() // always nil
 }
 

@@ -44,11 +44,12 @@ type module struct {
 	admin chan struct{}
 
 	numbers numbers
+	own     bool // initialised apart from crypto11; of whoever holds admin
 
 	mu       sync.Mutex
 	epoch    uint64            // grows with every C_Finalize
-	tokens   map[string]*Token // open ones, by serial number
-	refused  map[string]bool   // serial numbers whose PIN was refused
+	tokens   map[string]*Token // open ones, by Slot.key
+	refused  map[string]bool   // those whose PIN was refused, by Slot.key
 	contexts int               // crypto11 contexts; the last one to go finalises the module
 	inside   int               // goroutines that are in, or about to enter, C
 	paused   chan struct{}     // non-nil while paused; closed at its end

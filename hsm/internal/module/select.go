@@ -16,6 +16,10 @@ type Slot struct {
 	pkcs11.TokenInfo
 }
 
+// key knows a token again. A serial number alone does not: all tokens of NSS
+// have 0000000000000000.
+func (s *Slot) key() string { return s.SerialNumber + " " + s.Label }
+
 // pick returns the one token that the configuration names, or says what
 // there is instead.
 func pick(c Config, found []Slot, skipped int) (Slot, error) {

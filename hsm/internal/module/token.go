@@ -119,7 +119,7 @@ func (t *Token) open() error {
 		return err
 	}
 	m.mu.Lock()
-	other := m.tokens[slot.SerialNumber]
+	other := m.tokens[slot.key()]
 	m.mu.Unlock()
 	if other != nil && other != t {
 		return fmt.Errorf("%v: serial %s is open as token %q: %w", t.cfg, slot.SerialNumber, other.cfg.Name, fault.ErrTokenInUse)
@@ -139,7 +139,7 @@ func (t *Token) open() error {
 		return err
 	}
 	m.mu.Lock()
-	m.tokens[slot.SerialNumber] = t
+	m.tokens[slot.key()] = t
 	m.mu.Unlock()
 	return nil
 }
@@ -154,8 +154,8 @@ func (t *Token) Close() {
 	t.closeContexts(true)
 	t.mod.mu.Lock()
 	defer t.mod.mu.Unlock()
-	if slot := t.slot.Load(); slot != nil && t.mod.tokens[slot.SerialNumber] == t {
-		delete(t.mod.tokens, slot.SerialNumber)
+	if slot := t.slot.Load(); slot != nil && t.mod.tokens[slot.key()] == t {
+		delete(t.mod.tokens, slot.key())
 	}
 }
 

@@ -173,12 +173,12 @@ func AttributeSet(half []*pkcs11.Attribute) crypto11.AttributeSet {
 
 // Born are attributes that no template asks for but every private or secret
 // key must have: its value was never in plain outside, not even before the
-// attributes were set, and it was made by the token, not imported.
+// attributes were set. Keys that were imported or unwrapped have neither, so
+// that CKA_LOCAL would say nothing more; NSS does not keep it.
 func Born() []*pkcs11.Attribute {
 	return []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_ALWAYS_SENSITIVE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_NEVER_EXTRACTABLE, true),
-		pkcs11.NewAttribute(pkcs11.CKA_LOCAL, true),
 	}
 }
 
@@ -192,8 +192,12 @@ func Met(want *pkcs11.Attribute, got []byte) bool {
 }
 
 // MayLack reports whether a token may not know an attribute that want asked
-// for: a usage that it does not know counts as false.
+// for: a usage that it does not know counts as false; and the modulus tells
+// its length by itself.
 func MayLack(want *pkcs11.Attribute) bool {
+	if want.Type == pkcs11.CKA_MODULUS_BITS {
+		return true
+	}
 	return bytes.Equal(want.Value, []byte{0}) && slices.Contains(slices.Concat(publicUses, privateUses, secretUses), want.Type)
 }
 
