@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"keyhole/audit"
+	"keyhole/audit/lookup"
 	"keyhole/cmd/keyholed/internal/config"
 	"keyhole/cmd/keyholed/internal/exit"
 	"keyhole/cmd/keyholed/internal/vouch"
@@ -132,8 +133,12 @@ func OpenAudit(c *config.Config, log *slog.Logger, observe func(records int, d t
 // NewEngine returns the engine over a Core.
 func NewEngine(k *Core, log rotation.Auditor, usage rotation.Usage) *rotation.Engine {
 	r := k.config.Rotation
+	var history rotation.History // of this node, in which a crash may have left intents without an outcome
+	if own, ok := log.(*audit.Log); ok {
+		history = lookup.New(lookup.Config{Dir: k.config.Audit.Dir, Log: own})
+	}
 	return rotation.New(rotation.Config{
-		Store: k.Store, Token: k.Token, Audit: log, Usage: usage, Holder: k.Node.Instance, Keys: k.Cache.Keys, Refresh: k.Cache.Refresh, Log: k.log,
+		History: history, Store: k.Store, Token: k.Token, Audit: log, Usage: usage, Holder: k.Node.Instance, Keys: k.Cache.Keys, Refresh: k.Cache.Refresh, Log: k.log,
 		Propagation: r.Propagation, Limits: keys.Limits{MinPeriod: r.MinPeriod, MinDestroyDelay: r.MinDestroyDelay},
 	})
 }

@@ -120,7 +120,7 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 		return core.StoreError(err)
 	}
 	hooks, err := webhook.New(webhook.Config{
-		Hooks: material.Webhooks(c), Store: db, Changed: cache.Changed, Observe: m.Webhook, Log: o.Log,
+		Hooks: material.Webhooks(c), Store: db, Holder: k.Node.Instance, Changed: cache.Changed, Observe: m.Webhook, Log: o.Log,
 		Signer: webhook.Signer{Crypto: token, Snapshots: cache, Audit: auditLog, Usage: meter},
 	})
 	if err != nil {
@@ -196,6 +196,7 @@ func run(ctx context.Context, c *config.Config, o Options) (err error) {
 	loops.Go(func() error { return core.HSMError(token.Run(loopCtx)) })
 	loops.Go(func() error { return core.HSMError(watchStuck(loopCtx, c.Tokens, token.Health)) })
 	loops.Go(func() error { return engine.Run(loopCtx) })
+	loops.Go(func() error { return service.RunApprovals(loopCtx) })
 	loops.Go(func() error { return files.Authenticator.Run(loopCtx) })
 	loops.Go(func() error { return reloader.Run(loopCtx) })
 	loops.Go(func() error { return hooks.Run(loopCtx) })
