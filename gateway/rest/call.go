@@ -62,6 +62,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		receipt.c = c
 	}
 	header := w.Header()
+	if len(r.TransferEncoding) > 0 {
+		// A length beside it is gone here, and whoever handed the request on
+		// may have believed it: nothing behind the body is read (RFC 9112, 6.1).
+		header["Connection"] = []string{"close"}
+	}
 	header["X-Request-Id"] = []string{c.id}
 	header["X-Content-Type-Options"] = noSniff
 	header["Cache-Control"] = noStore
