@@ -200,7 +200,8 @@ func TestBesideSoftHSM(t *testing.T) {
 	defer cancel()
 	refs := map[string]keys.Ref{}
 	for _, token := range h.Tokens() {
-		ref := keys.Ref{Token: token, ID: keys.NewObjectID(), Label: "on-" + token + ".v1", Algorithm: keys.ES256, Bits: 256}
+		ref := keys.Ref{Token: token, ID: keys.NewObjectID(), Algorithm: keys.ES256, Bits: 256}
+		ref.Label = "on-" + token + "-" + ref.ID.String()[:8] + ".v1" // another one for each -count
 		made, err := h.Generate(t.Context(), ref)
 		if err != nil {
 			t.Fatal(err)

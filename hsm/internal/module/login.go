@@ -48,7 +48,7 @@ func (t *Token) renew() error {
 func (t *Token) configure() error {
 	m, slot := t.mod, t.slot.Load()
 	m.mu.Lock()
-	refused := m.refused[slot.SerialNumber]
+	refused := m.refused[slot.key()]
 	m.mu.Unlock()
 	if refused {
 		return fmt.Errorf("%v: this process has tried a PIN that was refused, and tries none again: correct the PIN and restart: %w", t.cfg, fault.ErrPIN)
@@ -78,7 +78,7 @@ func (t *Token) configure() error {
 			return fmt.Errorf("%v: %w", t.cfg, err)
 		}
 		m.mu.Lock()
-		m.refused[slot.SerialNumber] = true
+		m.refused[slot.key()] = true
 		m.mu.Unlock()
 		return fmt.Errorf("%v: one login was tried (%s), and none will be again by this process: correct the PIN and restart: %w", t.cfg, fault.Result(err), fault.ErrPIN)
 	}
