@@ -40,10 +40,28 @@ func (s *Service) Trigger(ctx context.Context, req Request, name string, in api.
 						o.detail("key:"+r.Key, r.Error.Code)
 					}
 				}
-				return out, nil
+				return out, nothingBegun(out.Results)
 			})
 		})
 }
+
+// nothingBegun returns the error of the first key if nothing at all could be
+// begun because a part of the gateway is down: whoever pulled the trigger
+// shall come again, and must not take it for done.
+func nothingBegun(results []api.TriggeredKey) error {
+	for _, r := range results {
+		if r.Error == nil || r.Error.Status < statusUnavailable {
+			return nil
+		}
+	}
+	if len(results) == 0 {
+		return nil
+	}
+	return results[0].Error.Err()
+}
+
+// statusUnavailable is the status of what may work later, in package api.
+const statusUnavailable = 503
 
 // rotateAll rotates each key of a trigger, a few at a time.
 func (o *op) rotateAll(ctx context.Context, t Trigger, note string) []api.TriggeredKey {

@@ -23,11 +23,11 @@ type follower struct {
 	cancel context.CancelFunc
 }
 
-// follow opens the stream at path. It gives up, with the test, after a
-// minute without an end.
+// follow opens the stream at path. It gives up, with the test, after
+// minutes without an end.
 func (c *caller) follow(path string) *follower {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Minute)
 	c.t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.s.url+path, nil)
 	must(c.t, err)

@@ -184,20 +184,27 @@ func (o *observed) last() observation {
 // newKit assembles the parts; changes may alter the configurations.
 func newKit(t testing.TB, changes ...func(*kit)) *kit {
 	t.Helper()
+	sqlite, err := store.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "keyhole.db"), []byte("32 bytes to seal rows of a test."))
+	must(t, err)
+	return newKitOn(t, sqlite, store.CacheConfig{}, changes...)
+}
+
+// newKitOn is newKit over a store, which it closes.
+func newKitOn(t testing.TB, db store.Store, caching store.CacheConfig, changes ...func(*kit)) *kit {
+	t.Helper()
 	dir := t.TempDir()
 	k := &kit{
 		hsm: hsmtest.NewFaulty(hsmtest.NewMemory(hsmtest.MemoryOptions{})), auditDir: filepath.Join(dir, "audit"),
 		issuer: authztest.NewIssuer(t, "corp", "ES256"), ca: authztest.NewCA(t, "agents", time.Now()), log: &syncBuffer{}, access: &syncBuffer{},
 	}
 	logger := slog.New(slog.NewTextHandler(k.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	sqlite, err := store.OpenSQLite(t.Context(), filepath.Join(dir, "keyhole.db"), []byte("32 bytes to seal rows of a test."))
-	must(t, err)
-	k.store = &memory{Store: sqlite}
+	k.store = &memory{Store: db}
 	records, err := audit.Open(audit.Config{Dir: k.auditDir, Node: "test", Log: logger})
 	must(t, err)
-	cache := store.NewCache(k.store, store.CacheConfig{Log: logger})
+	caching.Log = logger
+	cache := store.NewCache(k.store, caching)
 	must(t, cache.Refresh(t.Context()))
-	meter := usage.New(usage.Config{Store: sqlite, Node: "test", Log: logger})
+	meter := usage.New(usage.Config{Store: db, Node: "test", Dir: k.auditDir, Log: logger})
 	must(t, meter.Load(t.Context()))
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -207,7 +214,7 @@ func newKit(t testing.TB, changes ...func(*kit)) *kit {
 		stop()
 		wg.Wait()
 		must(t, records.Close())
-		must(t, sqlite.Close())
+		must(t, db.Close())
 	})
 	k.engine = rotation.New(rotation.Config{Store: k.store, Token: k.hsm, Audit: records, Usage: meter, Keys: cache.Keys, Refresh: cache.Refresh, Log: logger})
 	policyFile := filepath.Join(dir, "test.cedar")
@@ -266,6 +273,13 @@ func (k *kit) serve(t testing.TB) *site {
 func start(t testing.TB, changes ...func(*kit)) *site {
 	t.Helper()
 	s := newKit(t, changes...).serve(t)
+	s.populate(t)
+	return s
+}
+
+// populate makes the keys of start.
+func (s *site) populate(t testing.TB) {
+	t.Helper()
 	admin := s.as(t, "admin")
 	for _, body := range []string{
 		`{"name":"payments","algorithm":"ES256"}`, `{"name":"orders","algorithm":"A256GCM"}`,
@@ -273,7 +287,6 @@ func start(t testing.TB, changes ...func(*kit)) *site {
 	} {
 		admin.post("/v1/admin/keys", body).want(201)
 	}
-	return s
 }
 
 func must(t testing.TB, err error) {

@@ -350,9 +350,9 @@ func TestReconcile(t *testing.T) {
 	s.as(t, "agent").post("/v1/admin/reconcile", `{}`).refused(403, "forbidden")
 }
 
-func TestWebhooks(t *testing.T) {
-	t.Parallel()
-	s := start(t, func(k *kit) {
+// withHooks configures a webhook "chat".
+func withHooks(t *testing.T) func(*kit) {
+	return func(k *kit) {
 		hooks, err := webhook.New(webhook.Config{
 			Hooks: []webhook.Hook{{Name: "chat", URL: "https://chat.example/s3cr3t", SigningKey: "payments"}}, Store: k.store, Log: k.cfg.Log,
 			Signer: webhook.Signer{Crypto: k.hsm, Snapshots: k.gateway.Snapshots, Audit: k.gateway.Audit, Usage: k.gateway.Usage},
@@ -360,7 +360,12 @@ func TestWebhooks(t *testing.T) {
 		must(t, err)
 		must(t, hooks.Load(t.Context()))
 		k.gateway.Webhooks = hooks
-	})
+	}
+}
+
+func TestWebhooks(t *testing.T) {
+	t.Parallel()
+	s := start(t, withHooks(t))
 	admin := s.as(t, "admin")
 	admin.rotate("payments")
 	list := read[api.WebhookList](admin.get("/v1/admin/webhooks").want(200))
