@@ -162,20 +162,25 @@ func (d *database) SeeAgents(ctx context.Context, seen []Sighting) error {
 			return broken("somebody was seen who has no name, or at no time")
 		}
 	}
-	seen = slices.SortedFunc(slices.Values(seen), func(a, b Sighting) int { return strings.Compare(a.Principal, b.Principal) }) // several gateways lock in one order
+	type span struct{ first, last time.Time }
+	spans := map[string]span{}
+	for _, s := range seen {
+		sp, twice := spans[s.Principal]
+		if !twice {
+			sp.first = s.At
+		}
+		if s.At.After(sp.last) {
+			sp.last = s.At
+		}
+		spans[s.Principal] = sp
+	}
+	rows := make([][]any, 0, len(spans))
+	for _, principal := range slices.Sorted(maps.Keys(spans)) { // several gateways lock in one order
+		rows = append(rows, []any{principal, keys.AgentID(principal), stamp(spans[principal].first), stamp(spans[principal].last)})
+	}
 	return d.update(ctx, "noting who was seen", func(tx *sql.Tx) error {
-		st, err := tx.PrepareContext(ctx, "INSERT INTO agents (principal, id, first_seen, last_seen) VALUES (?, ?, ?, ?) "+
-			"ON CONFLICT (principal) DO UPDATE SET last_seen = excluded.last_seen WHERE excluded.last_seen > agents.last_seen")
-		if err != nil {
-			return err
-		}
-		defer st.Close()
-		for _, s := range seen {
-			if _, err := st.ExecContext(ctx, s.Principal, keys.AgentID(s.Principal), stamp(s.At), stamp(s.At)); err != nil {
-				return err
-			}
-		}
-		return nil
+		return insertAll(ctx, tx, "INSERT INTO agents (principal, id, first_seen, last_seen) VALUES ", rows,
+			" ON CONFLICT (principal) DO UPDATE SET last_seen = excluded.last_seen WHERE excluded.last_seen > agents.last_seen")
 	})
 }
 

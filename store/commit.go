@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strings"
 
 	"keyhole/keys"
@@ -199,4 +200,25 @@ func insert(ctx context.Context, tx *sql.Tx, table, columns string, values []any
 	}
 	_, err := tx.ExecContext(ctx, query, values...)
 	return err
+}
+
+// insertAll writes rows, no two of which meet in what the end of the query
+// says of conflicts, in few statements: each is a way to the database and
+// back. There are few forms of the query, so that it is prepared once.
+func insertAll(ctx context.Context, tx *sql.Tx, begin string, rows [][]any, end string) error {
+	for len(rows) > 0 {
+		n := 1
+		for _, many := range []int{256, 16} {
+			if len(rows) >= many {
+				n = many
+				break
+			}
+		}
+		one := "(?" + strings.Repeat(", ?", len(rows[0])-1) + ")"
+		if _, err := tx.ExecContext(ctx, begin+one+strings.Repeat(", "+one, n-1)+end, slices.Concat(rows[:n]...)...); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
 }

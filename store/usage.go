@@ -56,23 +56,27 @@ func (d *database) ReserveUsage(ctx context.Context, node string, counted []keys
 	if len(counted) == 0 {
 		return nil
 	}
+	type counter struct {
+		key       string
+		version   uint32
+		principal string
+	}
+	at, rows := map[counter]int{}, [][]any{}
+	for _, u := range counted {
+		row := []any{u.Key, u.Version, u.Principal, node, u.Applied, u.Processed, u.Bytes, stamp(u.LastUse)}
+		c := counter{u.Key, u.Version, u.Principal}
+		if i, twice := at[c]; twice { // the last one counts
+			rows[i] = row
+			continue
+		}
+		at[c], rows = len(rows), append(rows, row)
+	}
 	return d.update(ctx, "reserving usage", func(tx *sql.Tx) error {
 		if err := d.holdClaim(ctx, tx, node); err != nil {
 			return err
 		}
-		st, err := tx.PrepareContext(ctx, "INSERT INTO usage (key_name, version, principal, node, applied, processed, bytes, last_use) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "+
-			"ON CONFLICT (key_name, version, principal, node) DO UPDATE SET "+
-			"applied = excluded.applied, processed = excluded.processed, bytes = excluded.bytes, last_use = excluded.last_use")
-		if err != nil {
-			return err
-		}
-		defer st.Close()
-		for _, u := range counted {
-			if _, err := st.ExecContext(ctx, u.Key, u.Version, u.Principal, node, u.Applied, u.Processed, u.Bytes, stamp(u.LastUse)); err != nil {
-				return err
-			}
-		}
-		return nil
+		return insertAll(ctx, tx, "INSERT INTO usage (key_name, version, principal, node, applied, processed, bytes, last_use) VALUES ", rows,
+			" ON CONFLICT (key_name, version, principal, node) DO UPDATE SET applied = excluded.applied, processed = excluded.processed, bytes = excluded.bytes, last_use = excluded.last_use")
 	})
 }
 

@@ -76,6 +76,7 @@ func Run(t *testing.T, make Maker) {
 		{"LeasesAtOnce", testLeasesAtOnce},
 		{"Nodes", testNodes},
 		{"OddNames", testOddNames},
+		{"Many", testMany},
 		{"AllAtOnce", testAllAtOnce},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},
