@@ -12,8 +12,10 @@ package tail
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"keyhole/keys"
 	"keyhole/store"
@@ -49,6 +51,11 @@ type Tail struct {
 	store     Store
 	snapshots Snapshots
 	turn      chan struct{} // held by whoever reads the store
+	rest      time.Duration // for which a store that failed is not asked again
+
+	// Guarded by turn.
+	failed   error
+	failedAt time.Time
 
 	mu        sync.Mutex
 	followers int
@@ -63,7 +70,7 @@ type Tail struct {
 
 // New returns a Tail. It reads nothing before the first call.
 func New(s Store, snapshots Snapshots) *Tail {
-	return &Tail{store: s, snapshots: snapshots, turn: make(chan struct{}, 1), gone: map[string]*keys.Key{}}
+	return &Tail{store: s, snapshots: snapshots, turn: make(chan struct{}, 1), rest: retry / 2, gone: map[string]*keys.Key{}}
 }
 
 // Join enters a follower, who shall look for events whenever Changed says so,
@@ -118,7 +125,7 @@ func (t *Tail) Next(ctx context.Context, after uint64) (events []keys.Notice, co
 	}
 	oldest, newest, err := t.store.EventRange(ctx)
 	if err != nil {
-		return nil, false, err
+		return nil, false, t.note(ctx, err)
 	}
 	if after > newest || after+1 < oldest {
 		return nil, false, nil
@@ -170,7 +177,7 @@ func (t *Tail) refresh(ctx context.Context) error {
 	if first {
 		var err error
 		if _, newest, err = t.store.EventRange(ctx); err != nil {
-			return err
+			return t.note(ctx, err)
 		}
 		t.mu.Lock()
 		t.after, t.newest = newest, newest
@@ -202,9 +209,17 @@ func (t *Tail) refresh(ctx context.Context) error {
 func (t *Tail) read(ctx context.Context, after uint64) ([]keys.Notice, error) {
 	events, err := t.store.Events(ctx, after, page)
 	if err != nil || len(events) == 0 {
-		return nil, err
+		return nil, t.note(ctx, err)
 	}
-	return events, t.snapshots.Refresh(ctx)
+	return events, t.note(ctx, t.snapshots.Refresh(ctx))
+}
+
+// note keeps the error of a store that is down. ctx is that of who asked.
+func (t *Tail) note(ctx context.Context, err error) error {
+	if errors.Is(err, keys.ErrStore) && ctx.Err() == nil {
+		t.failed, t.failedAt = err, time.Now()
+	}
+	return err
 }
 
 func (t *Tail) upTo(changed <-chan struct{}) bool {
@@ -247,9 +262,17 @@ func (t *Tail) remember(name string, snap *store.Snapshot) {
 	}
 }
 
+// take waits for the turn to read the store. Who waited while it did not
+// answer is told so, in place of waiting for the same answer one after the
+// other.
 func (t *Tail) take(ctx context.Context) error {
 	select {
 	case t.turn <- struct{}{}:
+		if t.failed != nil && time.Since(t.failedAt) < t.rest {
+			defer t.give()
+			return t.failed
+		}
+		t.failed = nil
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -278,3 +278,36 @@ func TestChanged(t *testing.T) {
 		t.Fatal("the change is not told")
 	}
 }
+
+// A store that does not answer is waited for by one follower, not by each of
+// them after the other.
+func TestManyWaitOnce(t *testing.T) {
+	t.Parallel()
+	s, tl := newSource(t)
+	start, err := tl.Newest(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tl.Rest(time.Hour)
+	s.write(1)
+	before := s.reads.Load()
+	down := errors.Join(errors.New("no answer"), keys.ErrStore)
+	s.fail.Store(&down)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if _, _, err := tl.Next(t.Context(), start); !errors.Is(err, keys.ErrStore) {
+				t.Errorf("%v, want ErrStore", err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.reads.Load() - before; n != 1 {
+		t.Errorf("the store was read %d times", n)
+	}
+	s.fail.Store(nil)
+	tl.Rest(0)
+	if n, _ := all(t, tl, start); n != 1 {
+		t.Errorf("%d events when it is back", n)
+	}
+}
