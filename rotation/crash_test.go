@@ -211,7 +211,7 @@ func TestRecoverReadsAnew(t *testing.T) {
 	k.create("payments", keys.Policy{})
 	ended := make(chan error, 1)
 	entered, release := k.faulty.Block(hsmtest.Generate, 1)
-	l := &listing{SQLite: k.store, then: sync.OnceFunc(func() {
+	l := &listing{Store: k.store, then: sync.OnceFunc(func() {
 		release()
 		if err := <-ended; err != nil {
 			t.Error(err)

@@ -16,7 +16,16 @@ import (
 // once, whoever comes first.
 func TestTwoEngines(t *testing.T) {
 	t.Parallel()
-	k := newKit(t)
+	for name, newKit := range kits {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			twoEngines(t, newKit(t))
+		})
+	}
+}
+
+func twoEngines(t *testing.T, k *kit) {
+	t.Helper()
 	const n = 6
 	for i := range n {
 		p := keys.Policy{Period: time.Hour}

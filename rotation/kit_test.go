@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"keyhole/keys"
 	"keyhole/rotation"
 	"keyhole/store"
+	"keyhole/store/postgrestest"
 	"keyhole/usage"
 )
 
@@ -41,7 +43,9 @@ type kit struct {
 	t           tb
 	hsm         *hsmtest.Memory
 	faulty      *hsmtest.Faulty
-	store       *store.SQLite
+	store       store.Store
+	openStore   func(seal []byte) // makes store and leases; nil: SQLite
+	leases      *sql.DB           // another connection to the database
 	cache       *store.Cache
 	log         *audit.Log
 	meter       *usage.Meter
@@ -71,9 +75,10 @@ func (k *kit) open(t tb, dir string, cleanup func(func())) {
 		t.Fatal(err)
 	}
 	k.db = filepath.Join(dir, "keyhole.db")
-	if k.store, err = store.OpenSQLite(t.Context(), k.db, seal); err != nil {
-		t.Fatal(err)
+	if k.openStore == nil {
+		k.openStore = k.sqlite
 	}
+	k.openStore(seal)
 	cleanup(func() { k.store.Close() })
 	if k.log, err = audit.Open(audit.Config{Dir: k.dir, Node: "node", Log: discard, Now: k.now}); err != nil {
 		t.Fatal(err)
@@ -85,6 +90,33 @@ func (k *kit) open(t tb, dir string, cleanup func(func())) {
 	}
 	k.reload()
 }
+
+// sqlite opens a store on SQLite.
+func (k *kit) sqlite(seal []byte) {
+	k.t.Helper()
+	s, err := store.OpenSQLite(k.t.Context(), k.db, seal)
+	k.must(err)
+	k.store = s
+}
+
+// newPostgresKit is newKit on PostgreSQL.
+func newPostgresKit(t *testing.T) *kit {
+	t.Helper()
+	d := postgrestest.Shared(t).Database(t)
+	k := &kit{t: t, leases: d.Admin(t)}
+	k.openStore = func(seal []byte) {
+		s, err := store.OpenPostgres(t.Context(), store.PostgresConfig{
+			URL: d.URL, Password: func() ([]byte, error) { return os.ReadFile(d.PasswordFile) }, Timeout: time.Minute,
+		}, seal)
+		k.must(err)
+		k.store = s
+	}
+	k.open(t, t.TempDir(), t.Cleanup)
+	return k
+}
+
+// kits makes a kit for each kind of store.
+var kits = map[string]func(t *testing.T) *kit{"SQLite": newKit, "PostgreSQL": newPostgresKit}
 
 // reload is a restart, some time after the process ended: everything in
 // memory is read anew.
@@ -100,10 +132,14 @@ func (k *kit) reload() {
 // have them.
 func (k *kit) lapse() {
 	k.t.Helper()
-	db, err := sql.Open("sqlite", "file:"+k.db+"?_pragma=busy_timeout(30000)")
-	k.must(err)
-	defer db.Close()
-	_, err = db.ExecContext(k.t.Context(), "UPDATE leases SET until = 0")
+	db := k.leases
+	if db == nil {
+		var err error
+		db, err = sql.Open("sqlite", "file:"+k.db+"?_pragma=busy_timeout(30000)")
+		k.must(err)
+		defer db.Close()
+	}
+	_, err := db.ExecContext(k.t.Context(), "UPDATE leases SET until = 0")
 	k.must(err)
 }
 
@@ -218,12 +254,12 @@ func (k *kit) records() (all []audit.Record) {
 // listing is a store that lets something happen when open rotations have
 // been listed, before the caller sees the list.
 type listing struct {
-	*store.SQLite
+	store.Store
 	then func()
 }
 
 func (l *listing) Rotations(ctx context.Context, f store.RotationFilter) ([]*keys.Rotation, error) {
-	all, err := l.SQLite.Rotations(ctx, f)
+	all, err := l.Store.Rotations(ctx, f)
 	l.then()
 	return all, err
 }
