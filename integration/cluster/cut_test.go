@@ -51,7 +51,13 @@ func TestCutOff(t *testing.T) {
 	revoked := time.Now()
 	_, err = revoker.BlockAgent(t.Context(), "jwt:dev:mallory", "a test")
 	must(t, err)
-	proc.Eventually(t, "the gateway that is cut off refuses what is revoked", func() bool { return sign(agent, "payments") != nil })
+	proc.Eventually(t, "the gateway that is cut off refuses what is revoked", func() bool {
+		err = sign(agent, "payments")
+		return err != nil
+	})
+	if errors.Is(err, keys.ErrStale) {
+		t.Errorf("the gateway that is cut off did not see the mark on the token: %v", err)
+	}
 	t.Logf("refused %s after the revocation, %s after the cut", time.Since(revoked), time.Since(began))
 	if err := sign(agent, "payments"); err == nil {
 		t.Error("what was refused is signed with again")
