@@ -44,7 +44,7 @@ const (
 	FindingHalfPair       FindingKind = "half-pair"       // one half of a pair is not there
 	FindingDuplicate      FindingKind = "duplicate"       // several objects of one class have a version's label or CKA_ID
 	FindingMismatch       FindingKind = "mismatch"        // the object is not the key that the store describes
-	FindingNotDestroyed   FindingKind = "not-destroyed"   // the object of a version that is destroyed
+	FindingNotDestroyed   FindingKind = "not-destroyed"   // the object of a version that is destroyed, or of a try to make one
 	FindingRevocationLost FindingKind = "revocation-lost" // the token says that a version is compromised, the store did not
 	FindingDamaged        FindingKind = "damaged"         // the store's rows of a key are not what Keyhole wrote
 )

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"keyhole/keys"
+	"keyhole/rotation/internal/tries"
 )
 
 // repair is what can be done about a difference.
@@ -18,6 +19,7 @@ const (
 	repairDestroy               // the objects of a version that is destroyed
 	repairAbandon               // a version that nothing makes any more, with its objects
 	repairRevoke                // the version, as the mark says
+	repairTry                   // the objects of a try to generate a version that another try has made
 )
 
 // difference is a Finding in the making.
@@ -132,10 +134,26 @@ func (v view) judge(w *known) []difference {
 	return v.judgeLive(w)
 }
 
+// ofTry returns the difference that an object is, if a process that was given
+// up has generated it for w and another one has made the version since.
+func (v view) ofTry(w *known, o keys.TokenObject) (d difference, ok bool) {
+	if w.version.Label != "" || o.Label != w.ref.Label || !tries.Earlier(o.ID, w.ref.ID) {
+		return difference{}, false
+	}
+	d = v.finding(FindingNotDestroyed, o.Label, o.ID, w.id, "an object is left of a try to generate version %s, which another try has made since", w.id)
+	d.repair, d.ref = repairTry, w.ref
+	copy(d.ref.ID[:], o.ID)
+	return d, true
+}
+
 // leftovers are objects of a version that is destroyed. Only what has both
 // its CKA_ID and its label is destroyed.
 func (v view) leftovers(w *known) (found []difference) {
 	for _, o := range w.objects {
+		if d, ok := v.ofTry(w, o); ok {
+			found = append(found, d)
+			continue
+		}
 		if !bytes.Equal(o.ID, w.ref.ID[:]) || o.Label != w.ref.Label {
 			found = append(found, v.finding(FindingMismatch, o.Label, o.ID, w.id,
 				"an object has the label or the CKA_ID of version %s, which is destroyed, but not both. It is left alone: find out who made it", w.id))
@@ -156,6 +174,10 @@ func (v view) judgeLive(w *known) (found []difference) {
 		found = append(found, v.finding(kind, o.Label, o.ID, w.id, format, args...))
 	}
 	for _, o := range w.objects {
+		if d, ok := v.ofTry(w, o); ok {
+			found = append(found, d)
+			continue
+		}
 		if !bytes.Equal(o.ID, w.ref.ID[:]) {
 			say(FindingDuplicate, o, "a %s key object has the label of version %s and another CKA_ID. It is not used; find out who made it", o.Class, w.id)
 			continue

@@ -9,6 +9,7 @@ import (
 
 	"keyhole/audit"
 	"keyhole/keys"
+	"keyhole/rotation/internal/tries"
 	"keyhole/store"
 )
 
@@ -17,7 +18,7 @@ import (
 func (e *Engine) settle(ctx context.Context, actor Actor, dryRun bool, d difference) Finding {
 	var act func(context.Context, Actor, difference) (bool, error)
 	switch d.repair {
-	case repairDestroy, repairAbandon:
+	case repairDestroy, repairAbandon, repairTry:
 		act = e.destroyLeftover
 	case repairRevoke:
 		act = e.revokeAgain
@@ -55,7 +56,7 @@ func (e *Engine) destroyLeftover(ctx context.Context, actor Actor, d difference)
 	rec := e.record(actor, "destroy", k, v.Number)
 	rec.Details = map[string]string{"reason": "reconcile: " + string(d.Kind), "token": d.Token, "label": d.Label, "cka_id": d.CKAID}
 	return true, e.recorded(ctx, rec, func() error {
-		if err := e.token.Destroy(ctx, d.ref); err != nil || d.repair == repairDestroy {
+		if err := e.token.Destroy(ctx, d.ref); err != nil || d.repair != repairAbandon {
 			return err
 		}
 		_, err := retryConflict(func() (struct{}, error) {
@@ -99,11 +100,16 @@ func (e *Engine) leftover(ctx context.Context, d difference) (*keys.Key, *keys.V
 	if err != nil {
 		return nil, nil, nil
 	}
-	right := v.CreatedAt.IsZero() && v.DestroyedAt.IsZero()
-	if d.repair == repairDestroy {
-		right = !v.DestroyedAt.IsZero()
+	right := false
+	switch d.repair {
+	case repairDestroy:
+		right = v.ObjectID == d.ref.ID && !v.DestroyedAt.IsZero()
+	case repairAbandon:
+		right = v.ObjectID == d.ref.ID && v.CreatedAt.IsZero() && v.DestroyedAt.IsZero()
+	case repairTry:
+		right = v.Label == "" && tries.Earlier(d.ref.ID[:], v.ObjectID)
 	}
-	if v.ObjectID != d.ref.ID || !right {
+	if !right {
 		return nil, nil, nil
 	}
 	return k, v, nil

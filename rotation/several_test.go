@@ -433,3 +433,52 @@ func TestBarrier(t *testing.T) {
 		}
 	}
 }
+
+// TestObjectsOfATry: two gateways die one after the other while they make one
+// version. A third one makes it; of what the others made on the token nothing
+// stays, also if it comes late.
+func TestObjectsOfATry(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.create("payments", keys.Policy{})
+	m := &mortal{at: 5, done: true} // the lease, the row, the intent, the destruction, the generation
+	dying, _ := k.another(0, m.change)
+	if _, err := dying.Rotate(t.Context(), alice, "payments", rotation.RotateSpec{Reason: keys.ReasonManual}); err == nil {
+		t.Fatal("it did not die")
+	}
+	k.phase("payments", keys.PhaseReserved)
+	first := k.key("payments").Versions[1].ObjectID
+	if n := len(k.hsm.Objects()); n != 2 {
+		t.Fatalf("%d objects: it did not die behind the generation", n)
+	}
+	k.lapse()
+	m = &mortal{at: 3, done: true} // the lease, the new CKA_ID, the intent
+	dying, _ = k.another(0, m.change)
+	_ = dying.Tick(t.Context())
+	k.phase("payments", keys.PhaseReserved)
+	second := k.key("payments").Versions[1].ObjectID
+	if second == first {
+		t.Fatal("it is taken over under the same CKA_ID")
+	}
+	k.lapse()
+	k.tick()
+	k.phase("payments", keys.PhaseCompleted)
+	third := k.key("payments").Versions[1].ObjectID
+	if third == second || third == first {
+		t.Error("it is taken over under the same CKA_ID")
+	}
+	k.consistent()
+	// What the first one has made on the token comes to light.
+	ref := k.key("payments").Ref(k.key("payments").Versions[1])
+	ref.ID, ref.PublicKey, ref.Check = first, nil, nil
+	k.hsm.Plant(keys.TokenObject{Token: ref.Token, Class: keys.ClassPrivate, Label: ref.Label, ID: first[:], Algorithms: []keys.Algorithm{keys.ES256}, Bits: 256})
+	report, err := k.Reconcile(t.Context(), alice, false)
+	k.must(err)
+	if len(report.Findings) != 1 || report.Findings[0].Action != rotation.FindingRepaired || report.Findings[0].Kind != rotation.FindingNotDestroyed {
+		t.Errorf("%+v", report.Findings)
+	}
+	if report, err = k.Reconcile(t.Context(), alice, false); err != nil || len(report.Findings) != 0 {
+		t.Errorf("%+v, %v", report.Findings, err)
+	}
+	k.consistent()
+}
