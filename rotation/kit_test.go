@@ -53,6 +53,7 @@ type kit struct {
 	db          string       // the database
 	offset      atomic.Int64 // of the clock
 	propagation time.Duration
+	ahead       time.Duration // of the clock of engines that are made from now on
 }
 
 var alice = rotation.Actor{Principal: "jwt:corp:alice", AuthMethod: "jwt", RequestID: "req-1"}
@@ -146,8 +147,9 @@ func (k *kit) lapse() {
 // engine returns another engine over the same parts, as after a restart;
 // change may put something in front of them.
 func (k *kit) engine(change func(c *rotation.Config)) *rotation.Engine {
+	ahead := k.ahead
 	c := rotation.Config{
-		Store: k.store, Token: k.faulty, Audit: k.log, History: lookup.New(lookup.Config{Dir: k.dir, Log: k.log}), Usage: k.meter, Keys: k.cache.Keys, Refresh: k.cache.Refresh, Now: k.now,
+		Store: k.store, Token: k.faulty, Audit: k.log, History: lookup.New(lookup.Config{Dir: k.dir, Log: k.log}), Usage: k.meter, Keys: k.cache.Keys, Refresh: k.cache.Refresh, Now: func() time.Time { return k.now().Add(ahead) },
 		Propagation: k.propagation, Limits: keys.Limits{MinPeriod: time.Minute, MinDestroyDelay: time.Hour}, Log: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {

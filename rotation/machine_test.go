@@ -12,6 +12,7 @@ import (
 
 	"keyhole/keys"
 	"keyhole/rotation"
+	"keyhole/store"
 )
 
 // TestMachine lets people, agents, the clock and crashes do what they like to
@@ -21,6 +22,18 @@ import (
 // rotation at a time, and what is active works.
 func TestMachine(t *testing.T) {
 	t.Parallel()
+	machines(t, 0)
+}
+
+// TestMachines is TestMachine with three gateways over one store and token,
+// whose clocks differ and whose snapshots are behind.
+func TestMachines(t *testing.T) {
+	t.Parallel()
+	machines(t, 0, 2*time.Second, -2*time.Second)
+}
+
+func machines(t *testing.T, clocks ...time.Duration) {
+	t.Helper()
 	rapid.Check(t, func(rt *rapid.T) {
 		if stride > 1 && rapid.IntRange(0, 11).Draw(rt, "race") != 0 {
 			return // fewer of them
@@ -32,6 +45,11 @@ func TestMachine(t *testing.T) {
 		k := &kit{t: rt, propagation: rapid.SampledFrom([]time.Duration{0, time.Minute}).Draw(rt, "propagation")}
 		k.open(rt, dir, rt.Cleanup)
 		m := &machine{kit: k, rt: rt, ids: map[uint32]keys.ObjectID{}, since: map[uint32]time.Time{}}
+		for _, ahead := range clocks {
+			k.ahead = ahead
+			k.reload()
+			m.fleet = append(m.fleet, gateway{k.Engine, k.cache, ahead})
+		}
 		k.create("payments", m.policy())
 		rt.Repeat(m.actions())
 		m.end()
@@ -45,6 +63,30 @@ type machine struct {
 	ids   map[uint32]keys.ObjectID // of every number that was seen
 	since map[uint32]time.Time     // of every version that is compromised
 	out   bool                     // people may have taken every version out
+	fleet []gateway
+}
+
+// gateway is one of several processes.
+type gateway struct {
+	*rotation.Engine
+	cache *store.Cache
+	ahead time.Duration
+}
+
+// on lets something happen on one of the gateways, whose snapshot may be
+// behind.
+func (m *machine) on(act func()) {
+	at := 0
+	if len(m.fleet) > 1 {
+		at = rapid.IntRange(0, len(m.fleet)-1).Draw(m.rt, "gateway")
+	}
+	g := m.fleet[at]
+	m.Engine, m.cache, m.ahead = g.Engine, g.cache, g.ahead
+	if len(m.fleet) > 1 && rapid.Bool().Draw(m.rt, "fresh") {
+		m.must(m.cache.Refresh(m.t.Context()))
+	}
+	act()
+	m.fleet[at] = gateway{m.Engine, m.cache, m.ahead} // a new one, if it has started again
 }
 
 func (m *machine) policy() keys.Policy {
@@ -84,7 +126,7 @@ func (m *machine) agent() string {
 
 func (m *machine) actions() map[string]func(*rapid.T) {
 	do := func(act func()) func(*rapid.T) {
-		return func(rt *rapid.T) { m.rt, m.t = rt, rt; act() }
+		return func(rt *rapid.T) { m.rt, m.t = rt, rt; m.on(act) }
 	}
 	return map[string]func(*rapid.T){
 		"": do(m.check),
@@ -152,6 +194,10 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			case 3:
 				_, _ = e.AbortRotation(m.t.Context(), bob, m.latest("payments").ID, "")
 			}
+			if other := m.fleet[len(m.fleet)-1]; rapid.Bool().Draw(m.rt, "another goes on") {
+				m.must(other.cache.Refresh(m.t.Context()))
+				m.must(other.Tick(m.t.Context()))
+			}
 			m.reload()
 			m.must(m.Recover(m.t.Context()))
 		}),
@@ -172,6 +218,9 @@ func (m *machine) check() {
 		}
 		if v.Number != uint32(i+1) {
 			m.t.Fatalf("version %d stands in place %d", v.Number, i+1)
+		}
+		if v.CreatedAt.IsZero() {
+			continue // in the making: whoever takes it over gives it another one
 		}
 		if id, ok := m.ids[v.Number]; ok && id != v.ObjectID {
 			m.t.Fatalf("version %d is another object", v.Number)
@@ -211,6 +260,7 @@ func (m *machine) states(key *keys.Key) (all []string) {
 // end lets all that is under way come to its end.
 func (m *machine) end() {
 	m.t = m.rt
+	m.must(m.cache.Refresh(m.t.Context()))
 	for _, v := range m.key("payments").Versions {
 		_, err := m.Resume(m.t.Context(), alice, "payments", v.Number, "")
 		m.may(err)
