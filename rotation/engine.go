@@ -124,8 +124,9 @@ type Engine struct {
 	reconciling reconciling     // see reconcile.go
 	ends        ends            // see retire.go
 
-	due   atomic.Int64 // keys that automatic work is due on
-	ticks ticks        // of schedules
+	due    atomic.Int64 // keys that automatic work is due on
+	looked atomic.Bool  // for revocations to be marked
+	ticks  ticks        // of schedules
 
 	mu       sync.Mutex
 	unused   map[string]keys.ObjectID // by rotation id: the CKA_ID that this process chose and did not use yet
@@ -134,6 +135,7 @@ type Engine struct {
 	seen     map[string]time.Time     // by rotation id: when an announcement was found to lie ahead
 	lost     map[string]time.Time     // by key: when every switch of it was found to lie ahead
 	unmarked map[string]bool          // tokens that keep no marks, as was logged
+	marked   map[keys.VersionID]bool  // revocations that are marked on their tokens
 }
 
 // New returns an Engine. It does nothing by itself: see Run and Recover.
@@ -141,7 +143,7 @@ func New(c Config) *Engine {
 	e := &Engine{
 		store: c.Store, token: c.Token, audit: c.Audit, history: c.History, usage: c.Usage, keys: c.Keys, refresh: c.Refresh,
 		propagation: c.Propagation, limits: c.Limits, now: c.Now, log: c.Log, holder: c.Holder,
-		unused: map[string]keys.ObjectID{}, intents: map[string]uint64{}, lost: map[string]time.Time{}, seen: map[string]time.Time{}, pauses: map[string]pause{}, unmarked: map[string]bool{},
+		unused: map[string]keys.ObjectID{}, intents: map[string]uint64{}, lost: map[string]time.Time{}, seen: map[string]time.Time{}, pauses: map[string]pause{}, unmarked: map[string]bool{}, marked: map[keys.VersionID]bool{},
 	}
 	if e.limits == (keys.Limits{}) {
 		e.limits = keys.DefaultLimits()

@@ -9,9 +9,6 @@ import (
 	"keyhole/store"
 )
 
-// markTimeout bounds how long a revocation waits for its mark on the token.
-const markTimeout = 10 * time.Second
-
 // Revoke declares a version compromised, at once and for good. That write
 // waits for nothing, least of all for the HSM. If the version was the active
 // one and another is ready, announced or scheduled, the same write makes that
@@ -112,24 +109,4 @@ func (e *Engine) replaceOnce(ctx context.Context, actor Actor, name string) erro
 		return nil
 	}
 	return err
-}
-
-// mark leaves the mark of a compromised version on its token.
-func (e *Engine) mark(ctx context.Context, k *keys.Key, v *keys.Version) {
-	ctx, cancel := context.WithTimeout(ctx, markTimeout)
-	defer cancel()
-	err := e.token.MarkRevoked(ctx, k.Ref(v), k.ID(v), v.RevokedAt)
-	switch {
-	case err == nil:
-	case errors.Is(err, keys.ErrUnsupported):
-		e.mu.Lock()
-		known := e.unmarked[k.Token]
-		e.unmarked[k.Token] = true
-		e.mu.Unlock()
-		if !known {
-			e.log.WarnContext(ctx, "the token keeps no marks of revocations: only the MACs of the store's rows protect them", "token", k.Token)
-		}
-	default:
-		e.log.ErrorContext(ctx, "revocation not marked on the token yet; it will be when tokens and store are compared next", "key", k.ID(v), "err", err)
-	}
 }

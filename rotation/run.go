@@ -187,6 +187,7 @@ func (e *Engine) Tick(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.markOthers(ctx, all)
 	e.retire(ctx, all)
 	e.reconcileHourly(ctx)
 	e.rotateAllDue(ctx, all, open)

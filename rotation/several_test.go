@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"keyhole/audit"
+	"keyhole/hsm/hsmtest"
 	"keyhole/keys"
 	"keyhole/rotation"
 	"keyhole/store"
@@ -481,4 +482,55 @@ func TestObjectsOfATry(t *testing.T) {
 		t.Errorf("%+v, %v", report.Findings, err)
 	}
 	k.consistent()
+}
+
+// TestMarkOfTheDead: a gateway that revokes a version and dies leaves no mark
+// on the token; another one does, once.
+func TestMarkOfTheDead(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.create("payments", keys.Policy{})
+	k.rotate("payments")
+	other, cache := k.another(0, nil)
+	k.must(other.Tick(t.Context()))
+	m := &mortal{at: 2, done: true} // the intent, the revocation
+	dying, _ := k.another(0, m.change)
+	if _, err := dying.Revoke(t.Context(), alice, "payments", 1, "leaked"); err == nil {
+		t.Fatal("it did not die")
+	}
+	if n := k.faulty.Calls(hsmtest.MarkRevoked); n != 0 {
+		t.Fatalf("%d marks before it died", n)
+	}
+	k.faulty.Fail(hsmtest.MarkRevoked, 1, hsmtest.NotDone, keys.ErrHSM)
+	for range 10 {
+		k.must(cache.Refresh(t.Context()))
+		k.must(other.Tick(t.Context()))
+		k.pass(time.Second)
+	}
+	marks, err := k.hsm.Revoked(t.Context(), k.key("payments").Token)
+	if err != nil || len(marks) != 1 || marks[0].Version != (keys.VersionID{Key: "payments", Number: 1}) {
+		t.Errorf("%+v, %v", marks, err)
+	}
+	if n := k.faulty.Calls(hsmtest.MarkRevoked); n != 2 {
+		t.Errorf("%d attempts, want 2", n)
+	}
+}
+
+// TestMarkBeforeSuccessor: the token is marked before the successor is made.
+func TestMarkBeforeSuccessor(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	k.create("payments", keys.Policy{})
+	entered, release := k.faulty.Block(hsmtest.Generate, 1)
+	revoked := make(chan error, 1)
+	go func() {
+		_, err := k.Revoke(t.Context(), alice, "payments", 1, "leaked")
+		revoked <- err
+	}()
+	<-entered
+	if marks, err := k.hsm.Revoked(t.Context(), k.key("payments").Token); err != nil || len(marks) != 1 {
+		t.Errorf("%d marks, %v", len(marks), err)
+	}
+	release()
+	k.must(<-revoked)
 }
