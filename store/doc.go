@@ -2,8 +2,9 @@
 // rotations, and the answers to repeated requests. The key material itself
 // is in the HSM and is never here.
 //
-// Store is the contract and SQLite its implementation; storetest.Run is the
-// suite that every implementation passes. Requests do not read the store:
+// Store is the contract; SQLite implements it for one gateway, in a file, and
+// Postgres for several, in a database that they share. storetest.Run is the
+// suite that both pass, and Copy leads from the one to the other. Requests do not read the store:
 // they read the Snapshot that a Cache keeps in memory.
 //
 // A store that was altered behind the gateway's back must not bring a
@@ -15,6 +16,6 @@
 // what it belongs to, while everything else goes on. A good row of former
 // times that is put back is found by its epoch, as long as a gateway runs
 // that knows better; marks on the token (keys.RevocationMark) see to the
-// rest. Events, usage, subscriptions and acknowledgements are not sealed: who
-// can write to the database can lie about these.
+// rest. Events, usage, subscriptions, acknowledgements, nodes and leases are
+// not sealed: who can write to the database can lie about these.
 package store

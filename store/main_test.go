@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"keyhole/keys"
 	"keyhole/store"
 	"keyhole/store/storetest"
@@ -30,7 +32,7 @@ func TestMain(m *testing.M) {
 		"open":   openOnce,
 	}[os.Getenv(childEnv)]
 	if act == nil {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
 	}
 	if err := act(context.Background(), os.Getenv(childPath)); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -161,7 +161,7 @@ func TestCommitWithoutAnswer(t *testing.T) {
 			t.Errorf("revision %d at epoch %d, %v", revision, k.Epoch, err)
 		}
 	}
-	if k, err = advance(t.Context(), cut, k); err != nil {
+	if _, err := advance(t.Context(), cut, k); err != nil {
 		t.Errorf("with the way open: %v", err)
 	}
 }
