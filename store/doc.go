@@ -4,8 +4,8 @@
 //
 // Store is the contract; SQLite implements it for one gateway, in a file, and
 // Postgres for several, in a database that they share. storetest.Run is the
-// suite that both pass, and Copy leads from the one to the other. Requests do not read the store:
-// they read the Snapshot that a Cache keeps in memory.
+// suite that both pass, and Copy leads from the one to the other. Requests do
+// not read the store: they read the Snapshot that a Cache keeps in memory.
 //
 // A store that was altered behind the gateway's back must not bring a
 // compromised version back. What has been generated, revoked, switched to or
