@@ -160,7 +160,9 @@ func stormOrders() []func(*rand.Rand) string {
 	return []func(*rand.Rand) string{
 		fail, fail, fail,
 		func(dice *rand.Rand) string { return fmt.Sprintf("* nth %d drop", 1+dice.IntN(50)) },
-		func(dice *rand.Rand) string { return fmt.Sprintf("%s nth %d stall", pick(dice, functions), 1+dice.IntN(5)) },
+		func(dice *rand.Rand) string {
+			return fmt.Sprintf("%s nth %d stall", pick(dice, functions), 1+dice.IntN(5))
+		},
 		func(dice *rand.Rand) string { return fmt.Sprintf("* each 3 delay %dms", 1+dice.IntN(20)) },
 		func(dice *rand.Rand) string {
 			return fmt.Sprintf("C_Sign each %d length %d", 1+dice.IntN(4), dice.IntN(64))

@@ -71,7 +71,13 @@ func (t *Token) configure() error {
 	start := time.Now()
 	// The string shares its bytes with pin, so that clearing them leaves no
 	// copy in Go's memory; nobody has the string any more by then.
-	c, err := m.newContext(&crypto11.Config{SlotNumber: &number, Pin: unsafe.String(unsafe.SliceData(pin), len(pin))}) //nolint:gosec // see above
+	text := unsafe.String(unsafe.SliceData(pin), len(pin)) //nolint:gosec // see above
+	c, err := m.newContext(&crypto11.Config{SlotNumber: &number, Pin: text})
+	if err == nil && m.own {
+		if err = t.loginToo(text); err != nil {
+			m.closeContext(c)
+		}
+	}
 	clear(pin)
 	if err := t.note(fault.OpLogin, start, err); err != nil {
 		if fault.Of(err) != fault.PIN {
@@ -90,6 +96,25 @@ func (t *Token) configure() error {
 	t.contexts.mu.Unlock()
 	t.logins.Add(1)
 	return nil
+}
+
+// loginToo logs in where crypto11's login is not that of our own calls: p11-kit's
+// client has a connection to its server for each that loads it. The session
+// that it opens holds the login.
+func (t *Token) loginToo(pin string) error {
+	t.held.Drop()
+	h, err := t.openSession(&t.held, pkcs11.CKF_SERIAL_SESSION)
+	if err != nil {
+		return err
+	}
+	info, err := t.mod.ctx.GetSessionInfo(h)
+	if err == nil && (info.State == pkcs11.CKS_RO_PUBLIC_SESSION || info.State == pkcs11.CKS_RW_PUBLIC_SESSION) {
+		err = t.mod.ctx.Login(h, pkcs11.CKU_USER, pin)
+	}
+	if err != nil {
+		t.held.Drop()
+	}
+	return err
 }
 
 // logout ends a login that other code of this process has left: a token that

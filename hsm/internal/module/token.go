@@ -47,6 +47,7 @@ type Token struct {
 
 	contexts contexts
 	managing managing
+	held     Session // which holds the login, where crypto11's does not; see loginToo
 }
 
 // Load loads the library of a token, or takes the one that is loaded. It may
@@ -179,6 +180,9 @@ func (t *Token) closeContexts(all bool) {
 		t.contexts.current = nil
 	}
 	t.contexts.mu.Unlock()
+	if all {
+		t.held.Drop()
+	}
 	for _, c := range closing {
 		t.mod.closeContext(c)
 	}
