@@ -20,7 +20,7 @@ VULNDB := v0.0.0-20261105234957-e22db6528018
 RUN_DIR  ?= keyhole-dev
 FUZZTIME ?= 3s
 
-.PHONY: help build deps deps-run test check fuzz lint vuln demo run soak-audit bench bench-rotation bench-open clean
+.PHONY: help build deps deps-run test check fuzz lint vuln demo run soak-audit load soak bench bench-rotation bench-open clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -64,7 +64,14 @@ run: deps-run build ## a development gateway in RUN_DIR, until Ctrl-C
 soak-audit: deps ## a hundred kills of the gateway under load, and its audit log verified after each
 	KEYHOLE_AUDIT_KILLS=100 go test -count=1 -timeout 60m -run '^TestAuditSurvivesKills$$' -v ./integration
 
-bench: deps-run build ## speed against the bare token, as ratios; writes docs/benchmarks.json
+load: deps-run build ## overload: goodput, waits and refusals at four times the peak
+	KEYHOLE_BIN=$(CURDIR)/$(BIN) KEYHOLE_LOAD=10s go test -count=1 -timeout 30m -run '^TestOverload$$' -v ./integration
+
+soak: deps-run build ## memory under a million bad tokens and failed decrypts, and half an hour of everything
+	KEYHOLE_SOAK_UNWRAPS=1000000 go test -count=1 -timeout 60m -run '^TestFailedUnwrapsLeaveNothing$$' -v ./hsm
+	KEYHOLE_BIN=$(CURDIR)/$(BIN) KEYHOLE_SOAK=1000000 KEYHOLE_SOAK_TIME=30m go test -count=1 -timeout 120m -run '^TestSoak' -v ./integration
+
+bench: deps-run build ## speed against the bare token, as ratios; writes docs/benchmarks.{json,md} and a picture
 	go run ./integration/bench -commit $(VERSION) -out docs/benchmarks.json
 
 bench-rotation: deps-run build ## what rotations cost: one each second for a minute, and 1,000 keys due at once
