@@ -31,7 +31,7 @@ func pick(c Config, found []Slot, skipped int) (Slot, error) {
 		if slices.ContainsFunc(found, func(s Slot) bool { return s.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0 }) {
 			return Slot{}, fmt.Errorf("%v: the module has %s: %w", c, inventory(found, skipped), fault.ErrNoToken)
 		}
-		return Slot{}, fmt.Errorf("%v: the module has %s; see that its HSM is up and within reach, or initialise a token (softhsm2-util --init-token, or the vendor's tool): %w", c, inventory(found, skipped), fault.ErrNoToken)
+		return Slot{}, fmt.Errorf("%v: the module has %s; see that its HSM is up and within reach, or initialise one (softhsm2-util --init-token, or the vendor's tool): %w", c, inventory(found, skipped), fault.ErrNoToken)
 	case 1:
 	default:
 		return Slot{}, fmt.Errorf("%v: %d tokens match; give the serial number: the module has %s: %w", c, len(matches), inventory(found, skipped), fault.ErrNoToken)
