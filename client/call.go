@@ -45,11 +45,15 @@ func (c *Client) do(outer context.Context, in call) (*answer, error) {
 		defer cancel()
 	}
 	for attempt := 0; ; attempt++ {
-		out, err := c.send(outer, ctx, in)
+		at := c.at.Load()
+		out, err := c.send(outer, ctx, at, in)
 		if err == nil {
 			return out, nil
 		}
 		pause, again := c.again(in, attempt, err)
+		if c.moveOn(at, err) && attempt < len(c.bases)-1 {
+			pause = 0 // that one may be well
+		}
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= pause {
 			again = false // the answer at hand says more than a missed deadline
 		}
@@ -57,9 +61,33 @@ func (c *Client) do(outer context.Context, in call) (*answer, error) {
 			return nil, fmt.Errorf("%s %s: %w", in.method, in.path, err)
 		}
 		if err := c.wait(ctx, pause); err != nil {
-			return nil, fmt.Errorf("%s %s: %w", in.method, in.path, c.connError(outer, ctx, err))
+			return nil, fmt.Errorf("%s %s: %w", in.method, in.path, c.connError(outer, ctx, at, err))
 		}
 	}
+}
+
+// moveOn has calls go to the next gateway if err says that the one at a place
+// cannot serve at the moment.
+func (c *Client) moveOn(at uint32, err error) bool {
+	var refused *Error
+	var conn *ConnError
+	switch {
+	case len(c.bases) == 1:
+		return false
+	case errors.As(err, &refused):
+		// A limit is meant for the caller, not for one gateway.
+		if s := refused.Problem.Status; !retryable(s) || s == http.StatusTooManyRequests {
+			return false
+		}
+	case errors.As(err, &conn):
+		if conn.Permanent {
+			return false
+		}
+	case !errors.Is(err, keys.ErrTimeout):
+		return false
+	}
+	c.at.CompareAndSwap(at, (at+1)%uint32(len(c.bases)))
+	return true
 }
 
 // Pauses before retries: 100 ms, doubled each time, at most 5 s, of which
@@ -114,18 +142,18 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// send makes one attempt.
-func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
-	req, err := c.request(ctx, in)
+// send makes one attempt at one gateway.
+func (c *Client) send(outer, ctx context.Context, at uint32, in call) (*answer, error) {
+	req, err := c.request(ctx, at, in)
 	switch {
 	case ctx.Err() != nil: // the source of the token waited in vain
-		return nil, c.connError(outer, ctx, ctx.Err())
+		return nil, c.connError(outer, ctx, at, ctx.Err())
 	case err != nil:
 		return nil, err
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.connError(outer, ctx, err)
+		return nil, c.connError(outer, ctx, at, err)
 	}
 	defer drain(res.Body)
 	noteReceipt(ctx, res.Header)
@@ -134,7 +162,7 @@ func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
 	case int64(len(body)) > c.maxResponse:
 		return nil, keys.Errorf(keys.ErrInternal, "the answer has more than %d bytes; raise the client's MaxResponse or ask for less", c.maxResponse)
 	case err != nil:
-		return nil, c.connError(outer, ctx, fmt.Errorf("the answer broke off: %w", err))
+		return nil, c.connError(outer, ctx, at, fmt.Errorf("the answer broke off: %w", err))
 	}
 	if res.StatusCode == http.StatusNotModified && in.etag != "" {
 		return &answer{status: res.StatusCode}, nil
@@ -148,8 +176,8 @@ func (c *Client) send(outer, ctx context.Context, in call) (*answer, error) {
 	return &answer{status: res.StatusCode, etag: res.Header.Get("ETag"), body: body}, checkMedia(res, in.media)
 }
 
-func (c *Client) request(ctx context.Context, in call) (*http.Request, error) {
-	u := *c.base
+func (c *Client) request(ctx context.Context, at uint32, in call) (*http.Request, error) {
+	u := *c.bases[at]
 	u.Path += in.path
 	u.RawQuery = in.query.Encode()
 	var body io.Reader

@@ -13,20 +13,25 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Config says which gateway to talk to, and as whom. Only Address is
 // required.
 type Config struct {
-	// Address is the URL of the gateway, "https://keyhole.example:8443".
-	// Plain http is taken for a loopback address only.
+	// Address is the URL of the gateway, "https://keyhole.example:8443", or
+	// those of several over one store, separated by commas. A call goes to the
+	// one that answered last; when it cannot be reached or says 502, 503 or
+	// 504, the call is tried at the next one, which takes all calls from then
+	// on. That is safe: whatever changes something carries an Idempotency-Key
+	// or can be repeated. Plain http is taken for a loopback address only.
 	Address string
 	// CACertFile holds the PEM certificates that the gateway's certificate
 	// must chain to, and replaces the system's roots. Read once, by New.
 	CACertFile string
 	// ServerName is the name that the gateway's certificate must carry;
-	// default the host in Address.
+	// default the host in its Address.
 	ServerName string
 	// Token supplies the JWT of each request; nil sends none.
 	Token TokenSource
@@ -38,7 +43,8 @@ type Config struct {
 	// Timeout bounds each call with all its retries, beside its ctx; default
 	// 30 s. Negative: ctx alone decides.
 	Timeout time.Duration
-	// Retries is how often a call is tried again; default 3. Negative: never.
+	// Retries is how often a call is tried again; default 3, and once more for
+	// each further Address. Negative: never.
 	Retries int
 	// MaxResponse bounds an answer in bytes; default 64 MiB.
 	MaxResponse int64
@@ -54,9 +60,10 @@ const (
 	defaultMaxConns    = 64
 )
 
-// Client talks to one gateway as one principal.
+// Client talks to one gateway, or to one of several, as one principal.
 type Client struct {
-	base        *url.URL
+	bases       []*url.URL
+	at          atomic.Uint32 // of bases, where calls go
 	http        *http.Client
 	token       TokenSource
 	userAgent   string
@@ -78,7 +85,7 @@ type document struct {
 // New checks the configuration and reads its certificate files; it does not
 // connect. The error says which field is wrong.
 func New(cfg Config) (*Client, error) {
-	base, err := parseAddress(cfg.Address)
+	bases, err := parseAddresses(cfg.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +94,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		base: base, token: cfg.Token, userAgent: cfg.UserAgent, timeout: cfg.Timeout,
+		bases: bases, token: cfg.Token, userAgent: cfg.UserAgent, timeout: cfg.Timeout,
 		retries: cfg.Retries, maxResponse: cfg.MaxResponse, wait: wait, cache: map[string]document{},
 	}
 	switch {
@@ -102,6 +109,9 @@ func New(cfg Config) (*Client, error) {
 	case c.retries < 0:
 		c.retries = 0
 	}
+	if c.retries > 0 {
+		c.retries += len(bases) - 1
+	}
 	if c.maxResponse <= 0 {
 		c.maxResponse = defaultMaxResponse
 	}
@@ -113,6 +123,9 @@ func New(cfg Config) (*Client, error) {
 		conns = defaultMaxConns
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+	if len(bases) > 1 {
+		dialer.Timeout = 3 * time.Second // there are others to ask
+	}
 	c.http = &http.Client{
 		Transport: &http.Transport{
 			Proxy:               http.ProxyFromEnvironment,
@@ -138,8 +151,19 @@ func New(cfg Config) (*Client, error) {
 // Close closes the idle connections. The client stays usable.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Address returns the gateway's URL.
-func (c *Client) Address() string { return c.base.String() }
+// Address returns the URL of the gateway that calls go to at the moment.
+func (c *Client) Address() string { return c.bases[c.at.Load()].String() }
+
+func parseAddresses(addresses string) (all []*url.URL, err error) {
+	for address := range strings.SplitSeq(addresses, ",") {
+		u, err := parseAddress(strings.TrimSpace(address))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, u)
+	}
+	return all, nil
+}
 
 func parseAddress(address string) (*url.URL, error) {
 	const want = "want something like https://keyhole.example:8443"

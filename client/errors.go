@@ -54,19 +54,21 @@ func (e *ConnError) Error() string {
 func (e *ConnError) Unwrap() error { return e.Err }
 
 // connError turns a failed round trip into what the caller needs to know.
-// outer is the caller's ctx, ctx the one bounded by the client's timeout.
-func (c *Client) connError(outer, ctx context.Context, err error) error {
+// outer is the caller's ctx, ctx the one bounded by the client's timeout, at
+// the place of the gateway that was asked.
+func (c *Client) connError(outer, ctx context.Context, at uint32, err error) error {
+	address := c.bases[at].String()
 	switch {
 	case outer.Err() != nil:
 		return outer.Err()
 	case ctx.Err() != nil:
-		return keys.Errorf(keys.ErrTimeout, "no answer from the gateway at %s within %s", c.Address(), c.timeout)
+		return keys.Errorf(keys.ErrTimeout, "no answer from the gateway at %s within %s", address, c.timeout)
 	}
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err // it repeats method and URL
 	}
-	out := &ConnError{Address: c.Address(), Err: err}
+	out := &ConnError{Address: address, Err: err}
 	var untrusted *tls.CertificateVerificationError
 	var noTLS tls.RecordHeaderError
 	var alert *net.OpError

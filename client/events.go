@@ -77,6 +77,7 @@ type stream struct {
 	keys  []string
 	after string        // the position; "" if there is none
 	floor time.Duration // the pause that the gateway asks for
+	at    uint32        // where the last connection went
 	begun bool          // there was a connection before
 	tries int           // in a row, without a steady connection
 
@@ -154,7 +155,8 @@ func (s *stream) open(ctx context.Context) (*http.Response, error) {
 	for _, name := range s.keys {
 		q.Add("key", name)
 	}
-	req, err := s.c.request(ctx, call{method: http.MethodGet, path: "/v1/events", query: q, media: eventStream})
+	s.at = s.c.at.Load()
+	req, err := s.c.request(ctx, s.at, call{method: http.MethodGet, path: "/v1/events", query: q, media: eventStream})
 	if err != nil {
 		return nil, err
 	}
@@ -188,24 +190,27 @@ func (s *stream) ended(outer, ctx context.Context, err error) error {
 	case outer.Err() != nil:
 		return outer.Err()
 	case ctx.Err() != nil:
-		return &ConnError{Address: s.c.Address(), Err: fmt.Errorf("the event stream was silent for %s", maxSilence)}
+		return &ConnError{Address: s.address(), Err: fmt.Errorf("the event stream was silent for %s", maxSilence)}
 	case errors.Is(err, sse.ErrTooLong):
 		return keys.Errorf(keys.ErrInternal, "%s: is this a Keyhole gateway?", err)
 	case errors.As(err, &refused), errors.As(err, &said), errors.Is(err, keys.ErrUnauthenticated):
 		return err
 	case errors.Is(err, io.EOF):
-		return &ConnError{Address: s.c.Address(), Err: errors.New("the event stream ended")}
+		return &ConnError{Address: s.address(), Err: errors.New("the event stream ended")}
 	}
-	return s.c.connError(outer, outer, err)
+	return s.c.connError(outer, outer, s.at, err)
 }
+
+func (s *stream) address() string { return s.c.bases[s.at].String() }
 
 // pause waits until the stream may be opened again after err. The error is
 // ctx's.
 func (s *stream) pause(ctx context.Context, err error) error {
 	d := backOff(s.tries)
 	s.tries++
+	moved := s.c.moveOn(s.at, err)
 	var refused *Error
-	if errors.As(err, &refused) {
+	if errors.As(err, &refused) && (!moved || s.tries >= len(s.c.bases)) {
 		d = max(d, min(refused.RetryAfter, maxRetry))
 	}
 	if s.tries > 1 { // the first time at once: a gateway that restarts has ended all its streams

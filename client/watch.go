@@ -177,7 +177,7 @@ func (w *Watch) stream(ctx context.Context, stop context.CancelCauseFunc) {
 			stop(&unusableError{err})
 			return
 		}
-		w.cfg.Log.WarnContext(ctx, "the event stream ended and will be opened again", "gateway", w.c.Address(), "err", err)
+		w.cfg.Log.WarnContext(ctx, "the event stream ended and will be opened again", "gateway", s.address(), "err", err)
 		// What is not passing is waited for too, since it worked before: a token
 		// that is being renewed, a policy that will be put right.
 		if s.pause(ctx, err) != nil {

@@ -64,6 +64,7 @@ const (
 
 // Options change a gateway from what the zero value has.
 type Options struct {
+	Peer    *Gateway                        // shares its store, HSM, CA and identity provider; nil: it has its own
 	Backend hsmtest.Backend                 // default: a new hsmtest.Memory; closed by the test's end
 	Policy  string                          // Cedar; default DefaultPolicy
 	Limits  *authz.LimiterConfig            // default: no limits
@@ -91,12 +92,23 @@ type Gateway struct {
 
 	ca     *authority
 	issuer *issuer
+	server *http.Server
+}
+
+// Shut closes the listener and every connection, as the death of the process
+// would.
+func (g *Gateway) Shut(tb testing.TB) {
+	tb.Helper()
+	check(tb, g.server.Close())
 }
 
 // Start starts a gateway. It is stopped, and everything that it began has
 // ended, before tb is over.
 func Start(tb testing.TB, o Options) *Gateway {
 	tb.Helper()
+	if o.Peer != nil {
+		o.Backend = o.Peer.Backend
+	}
 	if o.Backend == nil {
 		o.Backend = hsmtest.NewMemory(hsmtest.MemoryOptions{})
 	}
@@ -110,10 +122,14 @@ func Start(tb testing.TB, o Options) *Gateway {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	g := &Gateway{Dir: tb.TempDir(), Backend: o.Backend}
-	tb.Cleanup(func() { check(tb, o.Backend.Close()) })
-	g.CAFile = filepath.Join(g.Dir, "ca.crt")
-	g.ca = newAuthority(tb, g.CAFile)
-	g.issuer = newIssuer(tb, filepath.Join(g.Dir, "jwks.json"))
+	if p := o.Peer; p != nil {
+		g.Store, g.CAFile, g.ca, g.issuer = p.Store, p.CAFile, p.ca, p.issuer
+	} else {
+		tb.Cleanup(func() { check(tb, o.Backend.Close()) })
+		g.CAFile = filepath.Join(g.Dir, "ca.crt")
+		g.ca = newAuthority(tb, g.CAFile)
+		g.issuer = newIssuer(tb, filepath.Join(g.Dir, "jwks.json"))
+	}
 	g.open(tb, o)
 	g.run(tb)
 	g.serve(tb, o)
@@ -123,14 +139,19 @@ func Start(tb testing.TB, o Options) *Gateway {
 // open puts the parts together.
 func (g *Gateway) open(tb testing.TB, o Options) {
 	tb.Helper()
-	ctx := tb.Context()
-	db, err := store.OpenSQLite(ctx, filepath.Join(g.Dir, "keyhole.db"), []byte("32 bytes to seal rows of a test."))
-	check(tb, err)
-	tb.Cleanup(func() { check(tb, db.Close()) })
-	g.Store = db
+	ctx, node := tb.Context(), "test"
+	if o.Peer != nil {
+		node = filepath.Base(filepath.Dir(g.Dir)) + "-" + filepath.Base(g.Dir) // of its own
+	} else {
+		db, err := store.OpenSQLite(ctx, filepath.Join(g.Dir, "keyhole.db"), []byte("32 bytes to seal rows of a test."))
+		check(tb, err)
+		tb.Cleanup(func() { check(tb, db.Close()) })
+		g.Store = db
+	}
+	var err error
 	g.Cache = store.NewCache(g.Store, store.CacheConfig{Log: o.Log})
 	check(tb, g.Cache.Refresh(ctx))
-	g.Audit, err = audit.Open(audit.Config{Dir: filepath.Join(g.Dir, "audit"), Node: "test", Log: o.Log})
+	g.Audit, err = audit.Open(audit.Config{Dir: filepath.Join(g.Dir, "audit"), Node: node, Log: o.Log})
 	check(tb, err)
 	tb.Cleanup(func() { check(tb, g.Audit.Close()) })
 
@@ -147,7 +168,7 @@ func (g *Gateway) open(tb testing.TB, o Options) {
 		Log:     o.Log,
 	})
 	check(tb, err)
-	g.Usage = usage.New(usage.Config{Store: g.Store, Node: "test", Log: o.Log})
+	g.Usage = usage.New(usage.Config{Store: g.Store, Node: node, Dir: filepath.Join(g.Dir, "audit"), Log: o.Log})
 	check(tb, g.Usage.Load(ctx))
 
 	e := o.Engine
@@ -197,6 +218,7 @@ func (g *Gateway) serve(tb testing.TB, o Options) {
 		Certificates: []tls.Certificate{g.ca.server(tb)},
 		ClientAuth:   tls.VerifyClientCertIfGiven, ClientCAs: pool,
 	}, o.Log)
+	g.server = server
 	listener, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	check(tb, err)
 	g.URL = "https://" + listener.Addr().String()

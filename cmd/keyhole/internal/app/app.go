@@ -42,7 +42,8 @@ const (
 )
 
 // EnvHelp describes the environment that the commands look at.
-const EnvHelp = `  KEYHOLE_ADDR         URL of the gateway, https://keyhole.example:8443
+const EnvHelp = `  KEYHOLE_ADDR         URL of the gateway, https://keyhole.example:8443; of several over one store,
+                       separated by commas, the next one is asked when one cannot be reached or says 503
   KEYHOLE_CACERT       file of the CA certificates that vouch for the gateway (PEM)
   KEYHOLE_TOKEN        access token (a JWT); never a flag, flags are seen by everybody
   KEYHOLE_TOKEN_FILE   file that holds the access token
@@ -53,7 +54,7 @@ const EnvHelp = `  KEYHOLE_ADDR         URL of the gateway, https://keyhole.exam
 // Flags gives the root command the flags of every command.
 func (a *App) Flags(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&a.flags.addr, "addr", "", "`URL` of the gateway (KEYHOLE_ADDR)")
+	f.StringVar(&a.flags.addr, "addr", "", "`URL` of the gateway, or several with commas between (KEYHOLE_ADDR)")
 	f.StringVar(&a.flags.cacert, "cacert", "", "`FILE` of the CA certificates that vouch for the gateway (KEYHOLE_CACERT)")
 	f.StringVar(&a.flags.tokenFile, "token-file", "", "`FILE` that holds the access token (KEYHOLE_TOKEN_FILE)")
 	f.StringVar(&a.flags.cert, "cert", "", "`FILE` of the client certificate (KEYHOLE_CERT)")
