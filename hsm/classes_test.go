@@ -346,3 +346,45 @@ func TestOneTokenFails(t *testing.T) {
 		}
 	}
 }
+
+// TestNoReadOnlySessions: CloudHSM has none.
+func TestNoReadOnlySessions(t *testing.T) {
+	t.Parallel()
+	tok := softhsmtest.Start(t)
+	f := newFaulty(t, tok)
+	f.Set("read-write")
+	h := start(t, tok, f.use)
+	ref := generate(t, h, "read-write.v1", keys.ES256, 0)
+	if _, err := h.Sign(t.Context(), ref, input(keys.ES256)); err != nil {
+		t.Error(err)
+	}
+	f.Set("read-write", "* nth 1 drop")
+	if _, err := h.Sign(t.Context(), ref, input(keys.ES256)); err != nil {
+		t.Errorf("after a reset: %v", err)
+	}
+}
+
+// TestDestroyBelievesNothing: the token says that an object is gone, which it
+// is not; and that it failed, which it did not.
+func TestDestroyBelievesNothing(t *testing.T) {
+	t.Parallel()
+	tok := softhsmtest.Start(t)
+	f := newFaulty(t, tok)
+	h := start(t, tok, f.use)
+	ref := generate(t, h, "goes.v1", keys.ES256, 0)
+	f.Set("C_DestroyObject nth 2 return CKR_OK")
+	if err := h.Destroy(t.Context(), ref); !errors.Is(err, keys.ErrHSM) {
+		t.Errorf("one half is still there: %v", err)
+	}
+	f.Set("C_DestroyObject nth 1 after CKR_DEVICE_ERROR")
+	if err := h.Destroy(t.Context(), ref); !errors.Is(err, keys.ErrHSM) {
+		t.Errorf("done, and told otherwise: %v", err)
+	}
+	f.Set()
+	if err := h.Destroy(t.Context(), ref); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	if n := countByID(t, h, ref.ID); n != 0 {
+		t.Errorf("%d objects are left", n)
+	}
+}

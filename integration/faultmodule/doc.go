@@ -36,6 +36,7 @@
 //	          | "length" N           say that the output has N bytes
 //	          | "flags" N            add these to CK_TOKEN_INFO
 //	setting   = "sessions" N         no more than N at one time (CKR_SESSION_COUNT)
+//	          | "read-write"           read-only sessions are CKR_FUNCTION_FAILED, as on CloudHSM
 //	          | "pin-tries" N        after N wrong PINs in a row: CKR_PIN_LOCKED
 //	          | "shuffle"            objects get other numbers at each login
 //	          | "gone" [ LABEL ]     the token (all tokens) is not there

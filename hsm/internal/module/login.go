@@ -120,8 +120,7 @@ func (t *Token) loginToo(pin string) error {
 // logout ends a login that other code of this process has left: a token that
 // is logged in takes any PIN for the right one.
 func (t *Token) logout() error {
-	slot := t.slot.Load().ID
-	h, err := t.mod.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+	h, err := t.begin(pkcs11.CKF_SERIAL_SESSION)
 	if err != nil {
 		return fault.Wrap(fault.OpOpenSession, err)
 	}

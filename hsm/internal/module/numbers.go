@@ -1,6 +1,7 @@
 package module
 
 import (
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -104,7 +105,7 @@ func (t *Token) openSession(s *Session, flags uint) (h pkcs11.SessionHandle, err
 	for !taken && err == nil {
 		start := time.Now()
 		t.mod.numbers.alone(func() {
-			if h, err = t.mod.ctx.OpenSession(t.slot.Load().ID, flags); err == nil {
+			if h, err = t.begin(flags); err == nil {
 				// Else it stays open for whoever is in a call over it, who closes it.
 				taken = t.mod.numbers.take(h, s, t)
 			}
@@ -113,6 +114,18 @@ func (t *Token) openSession(s *Session, flags uint) (h pkcs11.SessionHandle, err
 	}
 	if err == nil {
 		s.h, s.open, s.epoch = h, true, t.mod.currentEpoch()
+	}
+	return h, err
+}
+
+// begin is C_OpenSession. Some modules (CloudHSM's) have no read-only sessions;
+// a session for writing can do all that they can.
+func (t *Token) begin(flags uint) (pkcs11.SessionHandle, error) {
+	h, err := t.mod.ctx.OpenSession(t.slot.Load().ID, flags|uint(t.writing.Load()))
+	if errors.Is(err, pkcs11.Error(pkcs11.CKR_FUNCTION_FAILED)) && (flags|uint(t.writing.Load()))&pkcs11.CKF_RW_SESSION == 0 {
+		if h, err = t.mod.ctx.OpenSession(t.slot.Load().ID, flags|pkcs11.CKF_RW_SESSION); err == nil {
+			t.writing.Store(pkcs11.CKF_RW_SESSION)
+		}
 	}
 	return h, err
 }

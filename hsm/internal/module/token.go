@@ -42,6 +42,7 @@ type Token struct {
 
 	gen     atomic.Uint64         // see the package comment
 	logins  atomic.Uint64         // that have succeeded
+	writing atomic.Uint64         // CKF_RW_SESSION where there are no read-only sessions
 	down    atomic.Pointer[error] // why the token cannot be used at all, or nil
 	loginMu sync.Mutex            // one login at a time
 

@@ -63,6 +63,7 @@ struct orders {
 	bool bad; /* an order was not understood: nothing works */
 	ul sessions, pin_tries; /* 0: no limit */
 	bool shuffle;
+	bool read_write; /* there are no read-only sessions */
 	bool gone;                  /* no token is there, or: */
 	char gone_token[LABEL + 1]; /* this one is not */
 	int forgotten;

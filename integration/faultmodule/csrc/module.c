@@ -152,6 +152,8 @@ static ul inside(int i, ul *v, const struct orders *o)
 	case LOGIN:
 		return login(o, v);
 	case OPEN_SESSION:
+		if (o->read_write && (v[1] & 2) == 0) /* CKF_RW_SESSION */
+			return CKR_FUNCTION_FAILED;
 		if (o->sessions != 0 && counts->sessions >= o->sessions)
 			return CKR_SESSION_COUNT;
 	}

@@ -112,6 +112,8 @@ static bool setting(struct orders *all, const char *word, const char *value)
 		return number(value, &all->pin_tries);
 	if (strcmp(word, "shuffle") == 0)
 		return all->shuffle = value == NULL;
+	if (strcmp(word, "read-write") == 0)
+		return all->read_write = value == NULL;
 	if (strcmp(word, "gone") == 0) {
 		all->gone = true;
 		return value == NULL || label(value, all->gone_token, sizeof all->gone_token);
