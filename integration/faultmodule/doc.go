@@ -29,7 +29,7 @@
 //	          | "token" LABEL                 only on this token
 //	          | "id" N                        makes an order differ from an equal one before
 //	action    = "return" CODE        without calling the real module
-//	          | "after" CODE         after having called it: done, but an error
+//	          | "after" CODE         after having called it, whatever it answered
 //	          | "stall" [ DURATION ] then go on; without one, when the line is gone
 //	          | "delay" DURATION     then go on; is not counted as a fault
 //	          | "drop"               first close all sessions of the token

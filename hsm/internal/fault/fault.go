@@ -118,7 +118,7 @@ func DoesNotOpen(err error) bool {
 // NoSession reports whether err is a token's word that it has no session left.
 func NoSession(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Code == pkcs11.CKR_SESSION_COUNT
+	return errors.As(err, &e) && e.Code == pkcs11.CKR_SESSION_COUNT && (e.Op == OpOpenSession || e.Op == OpLogin)
 }
 
 // kindOf returns the sentinel of a code: what a caller is told.
@@ -208,16 +208,24 @@ const (
 	pause    = 20 * time.Millisecond
 )
 
-// Again repeats f, a few times, while it fails by CKR_GENERAL_ERROR. It is for
-// opening a module and for making and destroying objects: SoftHSM 2.6.1 answers
-// that when another process makes or destroys objects meanwhile.
+// Busy reports whether err is CKR_GENERAL_ERROR: what SoftHSM 2.6.1 answers
+// while another process makes or destroys objects, or logs in.
+func Busy(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == pkcs11.CKR_GENERAL_ERROR
+}
+
+// Pause waits before attempt 2, 3, ... of what failed by Busy.
+func Pause(attempt int) { time.Sleep(time.Duration(attempt) * pause) }
+
+// Again repeats f, a few times, while its error is Busy. It is for opening a
+// module and for making and destroying objects.
 func Again(f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()
-		var e *Error
-		if attempt == attempts || !errors.As(err, &e) || e.Code != pkcs11.CKR_GENERAL_ERROR {
+		if attempt == attempts || !Busy(err) {
 			return err
 		}
-		time.Sleep(time.Duration(attempt) * pause)
+		Pause(attempt)
 	}
 }

@@ -44,28 +44,48 @@ func (t *Token) renew() error {
 	return t.configure()
 }
 
-// configure makes a crypto11 context, which logs in: at most one attempt.
+// loginAttempts is how often a login is tried that fails by something else than
+// the PIN: what fault.Busy is about.
+const loginAttempts = 3
+
+// configure makes a crypto11 context, which logs in: in one attempt, and
+// another one only where the token was busy and has counted no wrong PIN.
 func (t *Token) configure() error {
+	for attempt := 1; ; attempt++ {
+		low, err := t.attempt()
+		if attempt == loginAttempts || !fault.Busy(err) {
+			return err
+		}
+		fault.Pause(attempt)
+		info, infoErr := t.mod.ctx.GetTokenInfo(t.slot.Load().ID)
+		if infoErr != nil || !low && info.Flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0 {
+			return err
+		}
+	}
+}
+
+// attempt is configure, once. low says that a wrong PIN was given before.
+func (t *Token) attempt() (low bool, err error) {
 	m, slot := t.mod, t.slot.Load()
 	m.mu.Lock()
 	refused := m.refused[slot.key()]
 	m.mu.Unlock()
 	if refused {
-		return fmt.Errorf("%v: this process has tried a PIN that was refused, and tries none again: correct the PIN and restart: %w", t.cfg, fault.ErrPIN)
+		return low, fmt.Errorf("%v: this process has tried a PIN that was refused, and tries none again: correct the PIN and restart: %w", t.cfg, fault.ErrPIN)
 	}
 	info, err := m.ctx.GetTokenInfo(slot.ID)
 	if err != nil {
-		return fault.Wrap(fault.OpTokenInfo, err)
+		return low, fault.Wrap(fault.OpTokenInfo, err)
 	}
 	if err := checkPINFlags(info.Flags); err != nil {
-		return fmt.Errorf("%v: %w", t.cfg, err)
+		return low, fmt.Errorf("%v: %w", t.cfg, err)
 	}
-	if info.Flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0 {
+	if low = info.Flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0; low {
 		t.cfg.Log.Warn("a wrong PIN was given to this token before")
 	}
 	pin, err := t.cfg.PIN()
 	if err != nil {
-		return fmt.Errorf("%v: reading the PIN: %w: %w", t.cfg, keys.ErrHSM, err)
+		return low, fmt.Errorf("%v: reading the PIN: %w: %w", t.cfg, keys.ErrHSM, err)
 	}
 	number := int(slot.ID)
 	start := time.Now()
@@ -81,12 +101,12 @@ func (t *Token) configure() error {
 	clear(pin)
 	if err := t.note(fault.OpLogin, start, err); err != nil {
 		if fault.Of(err) != fault.PIN {
-			return fmt.Errorf("%v: %w", t.cfg, err)
+			return low, fmt.Errorf("%v: %w", t.cfg, err)
 		}
 		m.mu.Lock()
 		m.refused[slot.key()] = true
 		m.mu.Unlock()
-		return fmt.Errorf("%v: one login was tried (%s), and none will be again by this process: correct the PIN and restart: %w", t.cfg, fault.Result(err), fault.ErrPIN)
+		return low, fmt.Errorf("%v: one login was tried (%s), and none will be again by this process: correct the PIN and restart: %w", t.cfg, fault.Result(err), fault.ErrPIN)
 	}
 	t.contexts.mu.Lock()
 	if t.contexts.current != nil {
@@ -95,7 +115,7 @@ func (t *Token) configure() error {
 	t.contexts.current = c
 	t.contexts.mu.Unlock()
 	t.logins.Add(1)
-	return nil
+	return low, nil
 }
 
 // loginToo logs in where crypto11's login is not that of our own calls: p11-kit's

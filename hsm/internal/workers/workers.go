@@ -22,6 +22,7 @@ package workers
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,7 +50,7 @@ const (
 	patience = time.Millisecond       // with a worker that was thought to be done soon
 )
 
-// Config is what a Pool needs; every field is required.
+// Config is what a Pool needs; every field but Without is required.
 type Config[R any] struct {
 	Workers int // at most so many at a time
 	Queue   int // jobs that may wait in each lane
@@ -58,6 +59,9 @@ type Config[R any] struct {
 	Wait     time.Duration
 	Expected time.Duration
 	Release  func(*R) // called by each worker at its end
+	// Without reports that a job ended so because its worker could not have
+	// its resource. Such a worker is the last to get another job. Nil: none is.
+	Without func(error) bool
 }
 
 // Pool runs jobs on workers that own an R each.
@@ -264,35 +268,45 @@ func (p *Pool[R]) work(w *worker[R]) {
 	for j != nil {
 		var took time.Duration
 		var end time.Time
+		without := false
 		if j.state.CompareAndSwap(waiting, running) {
 			start := time.Now()
 			w.since.Store(start.UnixNano())
 			j.out, j.err = j.run(&w.resource)
+			without = p.cfg.Without != nil && p.cfg.Without(j.err)
 			w.since.Store(0)
 			end = time.Now()
 			took = end.Sub(start)
 			j.done <- struct{}{}
 		}
-		if j = p.take(w, end, took); j == nil {
+		if j = p.take(w, end, took, without); j == nil {
 			j = <-w.next
 		}
 	}
 }
 
 // take returns the next queued job, or nil after having made w idle. end is
-// when w's last job ended, having run for took; zero: it did not.
-func (p *Pool[R]) take(w *worker[R], end time.Time, took time.Duration) *job[R] {
+// when w's last job ended, having run for took; zero: it did not. without: see
+// Config.
+func (p *Pool[R]) take(w *worker[R], end time.Time, took time.Duration, without bool) *job[R] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !end.IsZero() {
 		p.pace.note(end, took)
 	}
+	if without && len(p.idle) < len(p.all)-1 && !p.closed { // others are busy, and will look at the queue
+		p.idle = slices.Insert(p.idle, 0, w)
+		return nil
+	}
 	if j := p.queue.take(); j != nil {
 		return j
 	}
-	if p.closed {
+	switch {
+	case p.closed:
 		w.next <- nil
-	} else {
+	case without:
+		p.idle = slices.Insert(p.idle, 0, w)
+	default:
 		p.idle = append(p.idle, w)
 	}
 	return nil

@@ -262,3 +262,63 @@ func TestCloseFinishesAndReleases(t *testing.T) {
 		}
 	})
 }
+
+// TestWithoutResource: of four workers one has its resource, which is all that
+// there is. It gets the jobs whenever it is idle.
+func TestWithoutResource(t *testing.T) {
+	t.Parallel()
+	none := errors.New("none left")
+	p := New(Config[resource]{
+		Workers: 4, Queue: 16, Wait: time.Minute, Expected: time.Minute, Release: func(*resource) {},
+		Without: func(err error) bool { return errors.Is(err, none) },
+	})
+	t.Cleanup(func() {
+		if err := p.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	job := func(r *resource) ([]byte, error) {
+		if r.id == 0 {
+			return nil, none
+		}
+		return nil, nil
+	}
+	release := hold(t, p, 4) // all of them exist
+	release()
+	if _, err := p.Do(t.Context(), keys.LaneNormal, func(r *resource) ([]byte, error) { r.id = 1; return nil, nil }); err != nil {
+		t.Fatal(err)
+	}
+	// Those that have none find out one after the other, while the one that
+	// has is held.
+	for range 3 {
+		busy := make(chan struct{})
+		var wg sync.WaitGroup
+		for held := false; !held; {
+			in := make(chan int64)
+			wg.Go(func() {
+				_, err := p.Do(context.Background(), keys.LaneNormal, func(r *resource) ([]byte, error) {
+					in <- r.id
+					if r.id == 0 {
+						return nil, none
+					}
+					<-busy
+					return nil, nil
+				})
+				if err != nil && !errors.Is(err, none) {
+					t.Error(err)
+				}
+			})
+			held = <-in == 1
+		}
+		if _, err := p.Do(t.Context(), keys.LaneNormal, job); !errors.Is(err, none) {
+			t.Errorf("the one that has its resource is held, and yet: %v", err)
+		}
+		close(busy)
+		wg.Wait()
+	}
+	for range 100 {
+		if _, err := p.Do(t.Context(), keys.LaneNormal, job); err != nil {
+			t.Fatalf("the one that has its resource is idle, and another one got the job: %v", err)
+		}
+	}
+}

@@ -221,7 +221,7 @@ static ul outer(int i, ul *v)
 		return remove_token(token, has_session);
 	}
 	ul instead = 0, after = 0, flags = 0, length = 0;
-	bool fault = false, replaced = false, wrong_length = false;
+	bool fault = false, replaced = false, changed = false, wrong_length = false;
 	for (int n = 0; n < o->count && !replaced; n++) {
 		struct order *one = o->order[n];
 		if (!order_hits(one, i, token))
@@ -229,7 +229,7 @@ static ul outer(int i, ul *v)
 		fault = fault || one->act != DELAY;
 		switch (one->act) {
 		case RETURN: replaced = true; instead = one->value; break;
-		case AFTER: after = one->value; break;
+		case AFTER: changed = true; after = one->value; break;
 		case STALL: stall(one); break;
 		case DELAY: pause_ns(one->value); break;
 		case LENGTH: wrong_length = true; length = one->value; break;
@@ -254,7 +254,7 @@ static ul outer(int i, ul *v)
 		*told = length;
 	if (rv == CKR_OK && i == TOKEN_INFO)
 		*(ul *)((char *)info + 96) |= flags;
-	return rv == CKR_OK ? after : rv;
+	return changed ? after : rv;
 }
 
 static ul call(int i, ul *v)
