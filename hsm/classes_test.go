@@ -45,7 +45,12 @@ func TestEveryCodeOnce(t *testing.T) {
 			return err
 		}},
 		"wrap": {[]fn{"C_EncryptInit", fnEncrypt}, func() error {
-			_, _, err := h.Wrap(t.Context(), wrap, data, nil)
+			iv, wrapped, err := h.Wrap(t.Context(), wrap, data, nil)
+			if err == nil {
+				if got, uerr := h.Unwrap(t.Context(), wrap, iv, wrapped, nil); uerr != nil || string(got) != string(data) {
+					t.Errorf("what was wrapped opens as %x: %v", got, uerr)
+				}
+			}
 			return err
 		}},
 		"unwrap": {[]fn{"C_DecryptInit", fnDecrypt}, func() error {

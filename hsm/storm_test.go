@@ -42,12 +42,24 @@ func stormKeys(t *testing.T, h *HSM) []*stormKey {
 }
 
 type stormKey struct {
-	ref             keys.Ref
-	in, mac         []byte // mac: what is right
-	data            []byte // of a wrapping key
-	iv, wrapped     []byte // data
-	made            sync.Mutex
-	madeIV, madeKey []byte // made in the storm, to be opened after it
+	ref         keys.Ref
+	in, mac     []byte // mac: what is right
+	data        []byte // of a wrapping key
+	iv, wrapped []byte // data
+	mu          sync.Mutex
+	made        []made // in the storm, to be opened after it
+}
+
+type made struct{ iv, wrapped []byte }
+
+// checkMade opens what was wrapped in the storm, all of it.
+func (k *stormKey) checkMade(t *testing.T, h *HSM) {
+	t.Helper()
+	for _, m := range k.made {
+		if got, err := h.Unwrap(t.Context(), k.ref, m.iv, m.wrapped, nil); err != nil || !slices.Equal(got, k.data) {
+			t.Fatalf("%s: what it wrapped in the storm opens as %x: %v", k.ref.Label, got, err)
+		}
+	}
 }
 
 // errWrong says that a call had a result, and that it was another key's.
@@ -72,9 +84,9 @@ func (k *stormKey) use(ctx context.Context, h *HSM) error {
 		}
 		iv, wrapped, err := h.Wrap(ctx, k.ref, k.data, nil)
 		if err == nil {
-			k.made.Lock()
-			k.madeIV, k.madeKey = iv, wrapped
-			k.made.Unlock()
+			k.mu.Lock()
+			k.made = append(k.made, made{iv, wrapped})
+			k.mu.Unlock()
 		}
 		return err
 	}
@@ -131,12 +143,7 @@ func TestResetUnderLoad(t *testing.T) {
 	cancel()
 	wg.Wait()
 	for _, k := range all {
-		if k.madeKey == nil {
-			continue
-		}
-		if got, err := h.Unwrap(t.Context(), k.ref, k.madeIV, k.madeKey, nil); err != nil || !slices.Equal(got, k.data) {
-			t.Errorf("%s: what it wrapped in the storm does not open: %v", k.ref.Label, err)
-		}
+		k.checkMade(t, h)
 	}
 	calls := int64(0)
 	for i := range done {
@@ -225,6 +232,7 @@ func TestFaultStorm(t *testing.T) {
 		if err := k.use(t.Context(), h); err != nil {
 			t.Errorf("%s after the storm: %v", k.ref.Label, err)
 		}
+		k.checkMade(t, h)
 	}
 	generate(t, h, "after-the-storm.v1", keys.ES256, 0)
 	counts := f.Counts()
