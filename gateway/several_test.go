@@ -46,7 +46,7 @@ func TestRetryElsewhere(t *testing.T) {
 	go func() { first <- of(w.Rotate(ctx, request("req-1", "f"), "payments", api.RotateRequest{})) }()
 	<-entered
 	of(other.Rotate(ctx, request("req-2", "f"), "payments", api.RotateRequest{})).fails(t, keys.ErrConflict)
-	w.lapse() // the first one is given up, though it still works
+	w.lapse()                                                                                                // the first one is given up, though it still works
 	of(other.Rotate(ctx, request("req-3", "f"), "payments", api.RotateRequest{})).fails(t, keys.ErrConflict) // the rotation is not made yet
 	release()
 	r := (<-first).ok(t)
