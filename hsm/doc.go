@@ -32,7 +32,8 @@
 // is otherwise found again by CKA_ID, exactly one match, and proved against
 // the version's public key or check value before its first use. So a token
 // that reuses handle numbers after a reset cannot make Keyhole sign with
-// another key. See package module for how logins are told apart.
+// another key. A result that a new login has overtaken is thrown away, good or
+// bad, and the call repeated. See package module for how logins are told apart.
 //
 // # Calls that hang
 //
@@ -44,7 +45,8 @@
 //
 // Errors are the caller's fault, or that of a bad session, a stale handle, a
 // lost login, a failed device. Sessions, handles and logins are repaired
-// within the call, once each. Device failures open the circuit breaker; Run
+// within the call, once each; so a call may run more than once, and must not
+// spoil what it works on. Device failures open the circuit breaker; Run
 // then finalises and reopens the module.
 //
 // A PIN that a token refused is never tried again by this process, whatever

@@ -13,7 +13,8 @@
 // then given the token's generation; a login first raises the generation. So
 // a session never carries a generation that is newer than its login, and a
 // handle that is used only over sessions of its own generation is never one
-// that the token gave to something else after a reset.
+// that the token gave to something else after a reset. A call that was under
+// way at the reset may still have met such a handle: see Session.Outdated.
 package module
 
 import (
