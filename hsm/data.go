@@ -84,7 +84,7 @@ func (h *HSM) Wrap(ctx context.Context, ref keys.Ref, key, aad []byte) (iv, wrap
 		}
 		return nil, wrapped, nil
 	}
-	key, aad = bytes.Clone(key), bytes.Clone(aad) // the call may outlast the caller
+	key, aad = bytes.Clone(key), bytes.Clone(aad)                   // the call may outlast the caller
 	out, err := t.do(ctx, func(s *module.Session) ([]byte, error) { // may run more than once: see module.Exec
 		return t.objects.Use(s, o, func(k mech.Key) ([]byte, error) {
 			iv, wrapped, err := k.Wrap(s, t.GCMIV, key, aad)

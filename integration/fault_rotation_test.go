@@ -115,7 +115,7 @@ func TestFaultsDuringRevocation(t *testing.T) {
 		state := ""
 		for _, v := range k.Versions {
 			if v.Version == 1 {
-				state = string(v.State)
+				state = v.State
 			}
 		}
 		if state != string(keys.Compromised) {

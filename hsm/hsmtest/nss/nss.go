@@ -80,7 +80,7 @@ func New(dir string, n int) (*Tokens, error) {
 		if err := os.Mkdir(db, 0o700); err != nil {
 			return nil, err
 		}
-		cmd := exec.Command("certutil", "-N", "-d", "sql:"+db, "-f", pinFile) //nolint:noctx // it ends
+		cmd := exec.Command("certutil", "-N", "-d", "sql:"+db, "-f", pinFile)
 		cmd.Env = append(os.Environ(), iterations)
 		out, err := cmd.CombinedOutput()
 		if errors.Is(err, exec.ErrNotFound) {
