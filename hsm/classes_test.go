@@ -197,33 +197,6 @@ func TestRecovers(t *testing.T) {
 	}
 }
 
-// TestPINUnlocked locks the PIN, which takes no login at all, and has a security
-// officer unlock it: the token comes back by itself.
-func TestPINUnlocked(t *testing.T) {
-	t.Parallel()
-	tok := softhsmtest.Start(t)
-	f := newFaulty(t, tok)
-	h := start(t, tok, f.use, func(c *Config) { c.Tokens[0].CanaryInterval = 20 * time.Millisecond })
-	ref := generate(t, h, "unlocked.v1", keys.ES256, 0)
-	runHSM(t, h)
-	logins := f.calls(fnLogin)
-	f.Set("C_GetTokenInfo flags 0x40000", "* nth 1 drop")
-	eventually(t, "the token is down", func() bool { return !h.Health()[0].Ready })
-	if detail := h.Health()[0].Detail; !strings.Contains(detail, "locked") {
-		t.Errorf("an operator reads %q", detail)
-	}
-	if got := f.calls(fnLogin); got != logins {
-		t.Errorf("%d logins to a locked token", got-logins)
-	}
-	f.Set()
-	begin := time.Now()
-	eventually(t, "the token is back", func() bool { return h.Health()[0].Ready })
-	t.Logf("ready %s after the PIN was unlocked", time.Since(begin).Round(time.Millisecond))
-	if _, err := h.Sign(t.Context(), ref, input(keys.ES256)); err != nil {
-		t.Error(err)
-	}
-}
-
 // TestFewerSessionsThanConfigured: a token that has two in place of eight
 // serves all callers by these.
 func TestFewerSessionsThanConfigured(t *testing.T) {
