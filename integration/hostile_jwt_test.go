@@ -97,7 +97,7 @@ func TestRFC8725(t *testing.T) {
 	must(t, err)
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	must(t, err)
-	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // it is to be refused
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	must(t, err)
 	is := g.devIssuer()
 	g.put("corp.json", `{"keys":[`+publicJWK(&other.PublicKey, is.kid, "ES256")+","+publicJWK(&rsaKey.PublicKey, "rsa", "RS256")+","+publicJWK(&weak.PublicKey, "weak", "RS256")+`]}`)

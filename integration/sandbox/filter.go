@@ -42,7 +42,7 @@ func compile(allowed map[int]bool, allowedFamilies []string, noWriteExec, noName
 	if !ok {
 		return nil, fmt.Errorf("no filter for %s", runtime.GOARCH)
 	}
-	refuse := uint32(unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM))
+	refuse := unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 	p := []unix.SockFilter{
 		load(offArch),
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: arch},
@@ -94,7 +94,8 @@ func compile(allowed map[int]bool, allowedFamilies []string, noWriteExec, noName
 // install puts this thread under the filter.
 func install(p []unix.SockFilter) error {
 	prog := unix.SockFprog{Len: uint16(len(p)), Filter: &p[0]}
-	if _, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog))); e != 0 {
+	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog))) //nolint:gosec // the kernel reads the filter, within the call
+	if e != 0 {
 		return fmt.Errorf("installing the filter of %d instructions: %w", len(p), e)
 	}
 	runtime.KeepAlive(&p)

@@ -21,20 +21,19 @@ import (
 )
 
 func main() {
-	runtime.LockOSThread() // filters and privileges are a thread's; this one becomes the program
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "sandbox:", err)
-		os.Exit(125)
-	}
+	runtime.LockOSThread()                        // filters and privileges are a thread's; this one becomes the program
+	fmt.Fprintln(os.Stderr, "sandbox:", become()) // it comes back with an error only
+	os.Exit(125)
 }
 
-func run() error {
+// become turns this process into the program. It returns why it could not.
+func become() error {
 	unitFile := flag.String("unit", "", "the unit")
 	uid := flag.Int("uid", -1, "the user and group to become, as root")
 	writable := flag.String("writable", "", "directories that can be written, with ':' between them, as root")
 	flag.Parse()
 	if *unitFile == "" || flag.NArg() == 0 {
-		return errors.New("usage: sandbox -unit FILE [-uid N] [-writable DIR:DIR] -- PROGRAM ...")
+		return errors.New("usage: sandbox -unit FILE [-uid N] [-writable DIR:DIR] -- PROGRAM [ARGUMENT]")
 	}
 	u, err := readUnit(*unitFile)
 	if err != nil {
