@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -302,6 +303,57 @@ func TestCommandsOnPostgres(t *testing.T) {
 	p = gateway(t, dir)
 	if _, err := p.caller(dir, "agent.jwt").Sign(t.Context(), "payments", api.SignRequest{Payload: []byte("x")}); err != nil {
 		t.Errorf("after adopt into an empty database: %v", err)
+	}
+	p.stop()
+}
+
+// A database that belongs to another token is refused, and nothing is made on
+// the token that it does not belong to.
+func TestPostgresOfAnotherToken(t *testing.T) {
+	t.Parallel()
+	dir, foreign := prepared(t), prepared(t)
+	db := postgrestest.Shared(t).Database(t)
+	onPostgres(t, dir, db)
+	onPostgres(t, foreign, db)
+	p := gateway(t, dir)
+	createKey(t, p.caller(dir, "admin.jwt"), "payments", "ES256")
+	p.stop()
+	for range 2 { // a key that the first start had made would change the second
+		p := serve(t, foreign)
+		if status := p.wait(); status != exit.Store || !strings.Contains(p.log.String(), "cannot be checked") || !strings.Contains(p.log.String(), "hint: see that tokens[]") {
+			t.Errorf("status %d, want %d\n%s", status, exit.Store, p.log)
+		}
+	}
+	p = gateway(t, dir)
+	if err := canSign(t.Context(), p.caller(dir, "agent.jwt"), "payments"); err != nil {
+		t.Error(err)
+	}
+	p.stop()
+}
+
+// The same for SQLite: a file that is gone for a while refuses changes, and
+// takes no gateway out of a balancer.
+func TestSQLiteLost(t *testing.T) {
+	t.Parallel()
+	dir := prepared(t)
+	p := gateway(t, dir)
+	createKey(t, p.caller(dir, "admin.jwt"), "payments", "ES256")
+	file := filepath.Join(dir, "keyhole.db")
+	if err := os.Rename(file, file+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := p.get("/readyz"); status != http.StatusOK || !strings.Contains(body, "degraded") {
+		t.Errorf("readyz without the file: %d %s", status, body)
+	}
+	if status, retry, body := p.change(dir, "payments"); status != http.StatusServiceUnavailable || retry == "" {
+		t.Errorf("a change without the file: %d, Retry-After %q, %s", status, retry, body)
+	}
+	if err := os.Rename(file+".away", file); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "changes are made again", func() bool { status, _, _ := p.change(dir, "payments"); return status == http.StatusOK })
+	if status, body := p.get("/readyz"); status != http.StatusOK || strings.Contains(body, "degraded") {
+		t.Errorf("readyz: %d %s", status, body)
 	}
 	p.stop()
 }

@@ -111,22 +111,25 @@ func vacant(ctx context.Context, db store.Store) (bool, error) {
 	return len(all) == 0 && revision == 0, err
 }
 
-// begun seals what a database begins with by the key that is used from now
-// on, and refuses an empty one to a command that needs what is in it.
+// begun seals what an empty database begins with by the key that is used from
+// now on, and refuses such a one to a command that needs what is in it.
 func (k *Core) begun(ctx context.Context, o Options) error {
-	empty, err := vacant(ctx, k.Store)
-	if err != nil || !empty {
+	if o.NewSeal {
+		return nil // adopt looks at all of it
+	}
+	_, err := k.Store.Blocked(ctx)
+	if o.Serve && !errors.Is(err, keys.ErrTampered) {
 		return StoreError(err)
 	}
-	if !o.Serve && !o.NewSeal {
+	empty, err := vacant(ctx, k.Store)
+	switch {
+	case err != nil || !empty:
+		return StoreError(err) // the snapshot's first load says what was altered
+	case !o.Serve:
 		return exit.With(exit.Store, "see that store.postgres names the database of the gateways; if it is lost, `keyholed adopt` makes it anew from the keys on the token",
 			fmt.Errorf("the database %s is empty", k.config.Store.Where()))
 	}
-	if _, err = k.Store.Blocked(ctx); errors.Is(err, keys.ErrTampered) && !o.NewSeal {
-		_, err = k.Store.AdoptBlocks(ctx)
-	} else if o.NewSeal {
-		return nil // adopt looks at it itself
-	}
+	_, err = k.Store.AdoptBlocks(ctx)
 	return StoreError(err)
 }
 
