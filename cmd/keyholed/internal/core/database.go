@@ -61,7 +61,7 @@ func (k *Core) openPostgres(ctx context.Context, o Options) error {
 	if o.Rehearse {
 		k.Store = &rehearsed{Store: db}
 	}
-	return k.begun(ctx, o)
+	return begun(ctx, k.Store, k.config.Store.Where(), o)
 }
 
 // sealLease is held by the gateway that makes the key for an empty database.
@@ -86,6 +86,11 @@ func (k *Core) beginSeal(ctx context.Context, o Options) (seal []byte, err error
 		return seal, HSMError(err)
 	}
 	empty, verr := vacant(ctx, view)
+	if verr == nil && !empty {
+		if seal, err = lateSeal(ctx, k.Token); !errors.Is(err, keys.ErrNotFound) {
+			return seal, HSMError(err)
+		}
+	}
 	switch {
 	case verr != nil:
 		return nil, StoreError(verr)
@@ -94,8 +99,25 @@ func (k *Core) beginSeal(ctx context.Context, o Options) (seal []byte, err error
 	case o.Rehearse:
 		return throwAway(), nil
 	}
-	seal, err = sharedSeal(ctx, k.Token, true)
-	return seal, HSMError(err)
+	if seal, err = sharedSeal(ctx, k.Token, true); err != nil {
+		return nil, HSMError(err)
+	}
+	if err := k.claim(ctx, o, seal); err != nil {
+		clear(seal)
+		return nil, err
+	}
+	return seal, nil
+}
+
+// claim begins the database while the lease lasts: whoever has it next finds
+// the database begun, and makes no second key though it may not see the first
+// one on the token yet.
+func (k *Core) claim(ctx context.Context, o Options, seal []byte) error {
+	db, err := k.reach(ctx, o, seal)
+	if err != nil {
+		return err
+	}
+	return errors.Join(begun(ctx, db, k.config.Store.Where(), o), StoreError(db.Close()))
 }
 
 func throwAway() []byte {
@@ -113,23 +135,23 @@ func vacant(ctx context.Context, db store.Store) (bool, error) {
 
 // begun seals what an empty database begins with by the key that is used from
 // now on, and refuses such a one to a command that needs what is in it.
-func (k *Core) begun(ctx context.Context, o Options) error {
+func begun(ctx context.Context, db store.Store, where string, o Options) error {
 	if o.NewSeal {
 		return nil // adopt looks at all of it
 	}
-	_, err := k.Store.Blocked(ctx)
+	_, err := db.Blocked(ctx)
 	if o.Serve && !errors.Is(err, keys.ErrTampered) {
 		return StoreError(err)
 	}
-	empty, err := vacant(ctx, k.Store)
+	empty, err := vacant(ctx, db)
 	switch {
 	case err != nil || !empty:
 		return StoreError(err) // the snapshot's first load says what was altered
 	case !o.Serve:
 		return exit.With(exit.Store, "see that store.postgres names the database of the gateways; if it is lost, `keyholed adopt` makes it anew from the keys on the token",
-			fmt.Errorf("the database %s is empty", k.config.Store.Where()))
+			fmt.Errorf("the database %s is empty", where))
 	}
-	_, err = k.Store.AdoptBlocks(ctx)
+	_, err = db.AdoptBlocks(ctx)
 	return StoreError(err)
 }
 
