@@ -36,7 +36,7 @@ deps: deps-run # and what the tests need besides
 	@.ci/install pkcs11-tool:opensc p11-kit:p11-kit jose:jose curl:curl \
 		/usr/sbin/rsyslogd:rsyslog '/usr/lib/*/rsyslog/lmnsd_gtls.so:rsyslog-gnutls' \
 		'/usr/lib/postgresql/*/bin/initdb:postgresql' /usr/sbin/haproxy:haproxy \
-		'/usr/lib/*/pkcs11/p11-kit-client.so:p11-kit-modules' '/usr/lib/*/libsoftokn3.so:libnss3' certutil:libnss3-tools \
+		'/usr/lib/*/pkcs11/p11-kit-client.so:p11-kit-modules' '/usr/lib/*/libsoftokn3.so:libnss3' certutil:libnss3-tools '/usr/lib/*/libp11-kit.so.0:libp11-kit0' gcc:gcc \
 		systemd-analyze:systemd
 
 test: deps check fuzz lint vuln ## everything: tests with the race detector, fuzzing in brief, lint, known vulnerabilities
