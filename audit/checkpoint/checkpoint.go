@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,6 +56,11 @@ func Open(signed []byte, known *Keys) (c Checkpoint, signer string, err error) {
 		return c, "", fmt.Errorf("%w (it names %s)", ErrUnknownKey, strings.Join(names, ", "))
 	case err != nil:
 		return c, "", fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	for _, s := range slices.Concat(n.Sigs, n.UnverifiedSigs) { // one note has one spelling
+		if _, err := base64.StdEncoding.Strict().DecodeString(s.Base64); err != nil {
+			return c, s.Name, fmt.Errorf("%w (key %s): its base64 is not as it was written", ErrSignature, s.Name)
+		}
 	}
 	c, err = parse(n.Text)
 	return c, n.Sigs[0].Name, err

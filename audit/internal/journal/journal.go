@@ -141,14 +141,14 @@ func read(b []byte) (e Entry, generation uint64, number uint32, ok bool) {
 		return e, 0, 0, false
 	}
 	length := binary.BigEndian.Uint64(b[32:])
-	if length > uint64(len(b)-headSize) || crc32.Checksum(b[8:headSize+int(length)], table) != binary.BigEndian.Uint32(b[4:]) { //nolint:gosec // bounded in front
+	if length > uint64(len(b)-headSize) || crc32.Checksum(b[8:headSize+int(length)], table) != binary.BigEndian.Uint32(b[4:]) {
 		return e, 0, 0, false
 	}
 	segment, offset := binary.BigEndian.Uint32(b[20:]), binary.BigEndian.Uint64(b[24:])
 	if segment > 1<<31-1 || offset > 1<<62 {
 		return e, 0, 0, false
 	}
-	e = Entry{Segment: int(segment), Offset: int64(offset), Bytes: b[headSize : headSize+int(length)]} //nolint:gosec // bounded in front
+	e = Entry{Segment: int(segment), Offset: int64(offset), Bytes: b[headSize : headSize+int(length)]}
 	return e, binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint32(b[16:]), true
 }
 
@@ -170,8 +170,8 @@ func (j *File) Put(segment int, offset int64, b []byte) error {
 	copy(buf, magic)
 	binary.BigEndian.PutUint64(buf[8:], j.generation)
 	binary.BigEndian.PutUint32(buf[16:], j.number)
-	binary.BigEndian.PutUint32(buf[20:], uint32(segment)) //nolint:gosec // eight digits
-	binary.BigEndian.PutUint64(buf[24:], uint64(offset))  //nolint:gosec // of a file
+	binary.BigEndian.PutUint32(buf[20:], uint32(segment))
+	binary.BigEndian.PutUint64(buf[24:], uint64(offset))
 	binary.BigEndian.PutUint64(buf[32:], uint64(len(b)))
 	end := headSize + copy(buf[headSize:], b)
 	clear(buf[end:])
