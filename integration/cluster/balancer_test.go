@@ -50,7 +50,7 @@ func balance(t *testing.T, gates []*gate) *balancer {
 	for _, g := range gates {
 		config += fmt.Sprintf("  server %s %s:%d addr %s port %d\n", g.name, g.host, apiPort, g.host, opsPort)
 	}
-	proc.Start(t, exec.Command("/usr/sbin/haproxy", "-db", "-f", write(t, t.TempDir(), "haproxy.cfg", config))) //nolint:noctx // the test ends it
+	proc.Start(t, exec.Command("/usr/sbin/haproxy", "-db", "-f", write(t, t.TempDir(), "haproxy.cfg", config)))
 	proc.Eventually(t, "HAProxy answers", func() bool {
 		_, err := b.state()
 		return err == nil

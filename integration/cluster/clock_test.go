@@ -14,7 +14,7 @@ import (
 func aheadBy(t *testing.T, seconds int) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "clock.so")
-	cmd := exec.CommandContext(t.Context(), "gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fno-stack-protector", fmt.Sprint("-DAHEAD=", seconds), //nolint:gosec // ours
+	cmd := exec.CommandContext(t.Context(), "gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fno-stack-protector", fmt.Sprint("-DAHEAD=", seconds),
 		"-Wl,--version-script=testdata/clock.map", "-o", file, "testdata/clock.c")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, out)

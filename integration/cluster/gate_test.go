@@ -98,7 +98,7 @@ func (g *gate) api() string { return fmt.Sprintf("%s:%d", g.host, apiPort) }
 // launch starts the process.
 func (g *gate) launch() {
 	g.s.t.Helper()
-	cmd := exec.Command(filepath.Join(bin, "keyholed"), "serve", "--config", g.config) //nolint:noctx // the test ends it
+	cmd := exec.Command(filepath.Join(bin, "keyholed"), "serve", "--config", g.config)
 	cmd.Env = append(os.Environ(), g.env...)
 	g.proc = proc.Start(g.s.t, cmd)
 }
@@ -202,7 +202,7 @@ func (g *gate) records() []audit.Record {
 // verified fails the test unless its audit log verifies.
 func (g *gate) verified() {
 	g.s.t.Helper()
-	p := proc.Start(g.s.t, exec.Command(filepath.Join(bin, "keyhole"), "audit", "verify", filepath.Join(g.dir, "audit"), "--key", filepath.Join(g.dir, "audit-keys.pem"))) //nolint:noctx // the test ends it
+	p := proc.Start(g.s.t, exec.Command(filepath.Join(bin, "keyhole"), "audit", "verify", filepath.Join(g.dir, "audit"), "--key", filepath.Join(g.dir, "audit-keys.pem")))
 	if status := p.Wait(); status != 0 {
 		g.s.t.Errorf("the audit log of %s: status %d\n%s%s", g.name, status, p.Stdout, p.Stderr)
 	}

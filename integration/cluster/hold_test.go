@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"slices"
 	"time"
 
@@ -102,12 +101,4 @@ func (h *holder) kill() *gate {
 	h.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`, g.name)
 	h.release()
 	return g
-}
-
-// scan reads one row of the database.
-func (h *holder) scan(query string, args []any, to ...any) {
-	h.s.t.Helper()
-	if err := h.db.QueryRowContext(h.s.t.Context(), query, args...).Scan(to...); err != nil {
-		h.s.t.Fatal(fmt.Errorf("%s: %w", query, err))
-	}
 }

@@ -220,7 +220,7 @@ func (s *site) agree() {
 // keyholed runs a command of keyholed to its end.
 func (s *site) keyholed(args ...string) (status int, said string) {
 	s.t.Helper()
-	p := proc.Start(s.t, exec.Command(filepath.Join(bin, "keyholed"), args...)) //nolint:noctx // the test ends it
+	p := proc.Start(s.t, exec.Command(filepath.Join(bin, "keyholed"), args...))
 	status = p.Wait()
 	return status, p.Stdout.String() + p.Stderr.String()
 }

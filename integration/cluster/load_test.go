@@ -103,7 +103,7 @@ func (s *site) load(c loadConfig) *load {
 	self, err := os.Executable()
 	must(s.t, err)
 	for _, protocol := range []string{"http2client=1", "http2client=0"} {
-		cmd := exec.Command(self) //nolint:noctx // it ends when its standard input does
+		cmd := exec.Command(self)
 		cmd.Env = append(os.Environ(), loadVariable+"="+string(text), "GODEBUG="+protocol)
 		stdin, err := cmd.StdinPipe()
 		must(s.t, err)

@@ -51,7 +51,7 @@ func runAll(m *testing.M) int {
 // develop lets `keyholed dev` make its directory, and stops it. Its token and
 // database are not used.
 func develop(dir string) error {
-	cmd := exec.Command(filepath.Join(bin, "keyholed"), "dev", "--dir", dir, "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0") //nolint:gosec,noctx // ours, and it is ended below
+	cmd := exec.Command(filepath.Join(bin, "keyholed"), "dev", "--dir", dir, "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0")
 	said := &proc.Output{}
 	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {

@@ -69,7 +69,7 @@ func TestSameName(t *testing.T) {
 	s := running(t, options{gates: 2})
 	first := s.gates[0]
 	twin := s.newGate("twin", map[string]string{"node": first.name})
-	p := proc.Start(t, exec.Command(filepath.Join(bin, "keyholed"), "serve", "--config", twin.config)) //nolint:noctx // the test ends it
+	p := proc.Start(t, exec.Command(filepath.Join(bin, "keyholed"), "serve", "--config", twin.config))
 	if status := p.Wait(); status == 0 || !strings.Contains(p.Stderr.String(), `"`+first.name+`"`) || !strings.Contains(p.Stderr.String(), "its own name") {
 		t.Errorf("a second %s: status %d\n%s", first.name, status, p.Stderr)
 	}

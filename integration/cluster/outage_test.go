@@ -102,7 +102,7 @@ func (s *site) counted(key string, seen tally) {
 			counts[v.KeyID] = v.Applied
 		}
 		for _, v := range u.Versions {
-			if counts[v.KeyID] < uint64(seen.Used[v.KeyID].Count) { //nolint:gosec // a count
+			if counts[v.KeyID] < uint64(seen.Used[v.KeyID].Count) {
 				return false
 			}
 		}

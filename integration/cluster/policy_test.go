@@ -116,7 +116,7 @@ func inTime(t *testing.T, k api.Key, seen tally, apart time.Duration) {
 func dueOnce(t *testing.T, key string, made []api.Rotation, apart time.Duration) {
 	t.Helper()
 	for i, r := range made {
-		if r.To != uint32(i+1) || r.Phase == "aborted" { //nolint:gosec // a few
+		if r.To != uint32(i+1) || r.Phase == "aborted" {
 			t.Errorf("%s: rotation %d is to version %d and %s: %s", key, i+1, r.To, r.Phase, r.Error)
 		}
 		if i == 0 {

@@ -224,6 +224,7 @@ func TestVectors(t *testing.T) {
 			if ran := s.run(fx, t, f, s); ran != f.Count || ran != held || ran == 0 {
 				t.Errorf("%d vectors were run; the file holds %d and says %d", ran, held, f.Count)
 			}
+			fx.forget(t)
 			total += held
 		})
 	}

@@ -29,6 +29,7 @@ type fixture struct {
 	pkcs11  *pkcs11.Ctx
 	session pkcs11.SessionHandle
 	keys    int
+	made    []pkcs11.ObjectHandle
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -159,8 +160,19 @@ func (fx *fixture) create(t *testing.T, ref keys.Ref, class, keyType uint, uses 
 	for _, u := range known[class] {
 		all = append(all, pkcs11.NewAttribute(u, slices.Contains(uses, u)))
 	}
-	_, err := fx.pkcs11.CreateObject(fx.session, all)
+	h, err := fx.pkcs11.CreateObject(fx.session, all)
 	must(t, err)
+	fx.made = append(fx.made, h)
+}
+
+// forget takes from the token what was put there: SoftHSM grows slow with
+// many objects.
+func (fx *fixture) forget(t *testing.T) {
+	t.Helper()
+	for _, h := range fx.made {
+		must(t, fx.pkcs11.DestroyObject(fx.session, h))
+	}
+	fx.made = nil
 }
 
 // secret puts a secret key on the token.
