@@ -174,6 +174,7 @@ func (g *Gateway) open(tb testing.TB, o Options) {
 	e := o.Engine
 	e.Store, e.Token, e.Audit, e.Usage, e.Log = g.Store, o.Backend, g.Audit, g.Usage, o.Log
 	e.Keys, e.Refresh = g.Cache.Keys, g.Cache.Refresh
+	e.Holder = o.Gateway.Instance // one process has one name
 	g.Engine = rotation.New(e)
 
 	c := o.Gateway
