@@ -29,7 +29,7 @@ type fixture struct {
 	pkcs11  *pkcs11.Ctx
 	session pkcs11.SessionHandle
 	keys    int
-	made    []pkcs11.ObjectHandle
+	objects []pkcs11.ObjectHandle
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -162,17 +162,17 @@ func (fx *fixture) create(t *testing.T, ref keys.Ref, class, keyType uint, uses 
 	}
 	h, err := fx.pkcs11.CreateObject(fx.session, all)
 	must(t, err)
-	fx.made = append(fx.made, h)
+	fx.objects = append(fx.objects, h)
 }
 
 // forget takes from the token what was put there: SoftHSM grows slow with
 // many objects.
 func (fx *fixture) forget(t *testing.T) {
 	t.Helper()
-	for _, h := range fx.made {
+	for _, h := range fx.objects {
 		must(t, fx.pkcs11.DestroyObject(fx.session, h))
 	}
-	fx.made = nil
+	fx.objects = nil
 }
 
 // secret puts a secret key on the token.
