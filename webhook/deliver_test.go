@@ -100,17 +100,18 @@ func TestSigningKeyRotates(t *testing.T) {
 // has written, or after.
 type cutStore struct {
 	*store.SQLite
-	fail func(h store.Hook) (before, after bool)
+	fail   func(h store.Hook) (before, after bool)
+	failed chan struct{} // gets a value when a write has failed, made or not
 }
 
 func (c *cutStore) PutHook(ctx context.Context, h store.Hook, dead ...store.DeadEvent) error {
 	before, after := c.fail(h)
-	if before {
-		return keys.ErrStore
+	if !before {
+		if err := c.SQLite.PutHook(ctx, h, dead...); err != nil || !after {
+			return err
+		}
 	}
-	if err := c.SQLite.PutHook(ctx, h, dead...); err != nil || !after {
-		return err
-	}
+	c.failed <- struct{}{} // and from here on the process is as good as dead
 	return keys.ErrStore
 }
 
@@ -132,11 +133,10 @@ func TestCrash(t *testing.T) {
 			failed := make(chan struct{}, 100)
 			written := 0
 			c := w.config(r.hook)
-			c.Store = &cutStore{SQLite: w.db, fail: func(store.Hook) (bool, bool) {
+			c.Store = &cutStore{SQLite: w.db, failed: failed, fail: func(store.Hook) (bool, bool) {
 				if written++; written <= cut {
 					return false, false
 				}
-				failed <- struct{}{} // and from here on the process is as good as dead
 				return !tt.after, tt.after
 			}}
 			_, stop := w.start(c)
