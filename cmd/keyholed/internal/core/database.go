@@ -87,7 +87,7 @@ func (k *Core) beginSeal(ctx context.Context, o Options) (seal []byte, err error
 	}
 	empty, verr := vacant(ctx, view)
 	if verr == nil && !empty {
-		if seal, err = lateSeal(ctx, k.Token); !errors.Is(err, keys.ErrNotFound) {
+		if seal, err = k.lateSeal(ctx, o); !errors.Is(err, keys.ErrNotFound) {
 			return seal, HSMError(err)
 		}
 	}
@@ -107,6 +107,21 @@ func (k *Core) beginSeal(ctx context.Context, o Options) (seal []byte, err error
 		return nil, err
 	}
 	return seal, nil
+}
+
+// lateSeal looks once more for a key that must be there, with the modules
+// opened anew: of several processes that make objects at the same moment
+// SoftHSM shows some the others' objects only then.
+func (k *Core) lateSeal(ctx context.Context, o Options) ([]byte, error) {
+	err := k.Token.Close()
+	k.Token = nil
+	if err != nil {
+		return nil, err
+	}
+	if k.Token, err = openTokens(ctx, k.config, o); err != nil {
+		return nil, err
+	}
+	return sharedSeal(ctx, k.Token, false)
 }
 
 // claim begins the database while the lease lasts: whoever has it next finds

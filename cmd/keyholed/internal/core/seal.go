@@ -52,22 +52,3 @@ func sharedSeal(ctx context.Context, token *hsm.HSM, create bool) ([]byte, error
 		}
 	}
 }
-
-// sealSeen is how long a key that another gateway has just made may take to be
-// seen here: SoftHSM shows a new object to other processes a moment late.
-const sealSeen = 3 * time.Second
-
-// lateSeal is sharedSeal for a store that says there must be a key.
-func lateSeal(ctx context.Context, token *hsm.HSM) ([]byte, error) {
-	for deadline := time.Now().Add(sealSeen); ; {
-		seal, err := sharedSeal(ctx, token, false)
-		if !errors.Is(err, keys.ErrNotFound) || time.Now().After(deadline) {
-			return seal, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(sealSeen / 15):
-		}
-	}
-}
