@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"keyhole/audit"
+	"keyhole/audit/lookup"
 	"keyhole/hsm/hsmtest"
 	"keyhole/keys"
 	"keyhole/rotation"
@@ -351,4 +353,31 @@ func TestOneSuccessor(t *testing.T) {
 		t.Errorf("the revocation of an old version made version %d", n)
 	}
 	k.consistent()
+}
+
+// countingHistory counts the questions about the log.
+type countingHistory struct {
+	rotation.History
+	asked atomic.Int32
+}
+
+func (h *countingHistory) Newest(ctx context.Context, f lookup.Filter, before uint64, limit int) (lookup.Page, error) {
+	h.asked.Add(1)
+	return h.History.Newest(ctx, f, before, limit)
+}
+
+// The log of a node begins with its first start: nothing is looked for in
+// front of that.
+func TestLookingBackEnds(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	_, err := k.log.Append(t.Context(), audit.Record{Action: "start", Principal: "system", Outcome: audit.OutcomeOK})
+	k.must(err)
+	k.create("payments", keys.Policy{})
+	h := &countingHistory{}
+	e := k.engine(func(c *rotation.Config) { h.History = c.History; c.History = h })
+	k.must(e.Recover(t.Context()))
+	if n := h.asked.Load(); n == 0 || n > 10 {
+		t.Errorf("the log was asked %d times", n)
+	}
 }

@@ -82,7 +82,9 @@ func (e *Engine) lastIntents(ctx context.Context) (all []audit.Record, err error
 		if err != nil || len(starts) == 0 {
 			return all, err
 		}
-		before = starts[len(starts)-1].Seq
+		if before = starts[len(starts)-1].Seq; before == 0 { // nothing is in front of it
+			return all, nil
+		}
 	}
 	return all, nil
 }

@@ -20,6 +20,10 @@ const (
 	maxKept   = 8 << 20  // of a compressed segment, at least, unless it is shorter
 	maxTaken  = 4 << 20  // bytes of lines that are answered, but for a single one
 	window    = 256 << 10
+
+	// Of so many lines one is asked for its time, to find the end of what is
+	// meant, besides those that may be meant.
+	sinceEvery = 64
 )
 
 // Page is a part of an answer.
@@ -108,7 +112,8 @@ func (s *search) see(line []byte) error {
 	}
 	s.looked += int64(len(line))
 	s.oldest = h
-	if !s.f.Since.IsZero() {
+	may := s.may(line)
+	if !s.f.Since.IsZero() && (may || h%sinceEvery == 0) {
 		head, err := headOf(line)
 		if err != nil {
 			return err
@@ -118,7 +123,7 @@ func (s *search) see(line []byte) error {
 			return nil
 		}
 	}
-	if !s.may(line) {
+	if !may {
 		return nil
 	}
 	r, err := audit.ParseLine(line)
