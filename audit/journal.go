@@ -102,8 +102,8 @@ func restore(path string, begin int64, want []byte) (restored int64, err error) 
 		return 0, fmt.Errorf("opening the audit log: %w", err)
 	}
 	if info.Size() < begin {
-		return 0, fmt.Errorf("the audit log was cut: %s has %d bytes, and its journal goes on from byte %d; put the file back. "+
-			"If this is a copy that was made while the gateway ran, move the file %s away: what was acknowledged last is not in the copy then", path, info.Size(), begin, journalName)
+		return 0, fmt.Errorf("the audit log was cut: %s has %d bytes, and its journal goes on from byte %d. Keep a copy of the directory, "+
+			"then put the missing lines back from a backup or the SIEM; keyhole audit verify says more. If this is a copy that was made while the gateway ran, move the file %s away: what was acknowledged last is not in the copy then", path, info.Size(), begin, journalName)
 	}
 	found := make([]byte, info.Size()-begin)
 	if _, err := f.ReadAt(found, begin); err != nil && len(found) > 0 {

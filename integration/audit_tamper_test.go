@@ -36,6 +36,12 @@ func (d logDir) edit(change func(lines [][]byte) [][]byte) {
 	must(d.t, os.WriteFile(d.path("00000001.jsonl"), bytes.Join(lines, nil), 0o600))
 }
 
+// forget takes away the journal, which says how long the log was.
+func (d logDir) forget() {
+	d.t.Helper()
+	must(d.t, os.Remove(d.path("journal")))
+}
+
 // rehash makes the hashes those of the lines.
 func (d logDir) rehash() {
 	d.t.Helper()
@@ -165,11 +171,16 @@ func TestTamperedAuditLog(t *testing.T) {
 			tamper: func() {
 				d.edit(func(l [][]byte) [][]byte { l[denied] = whitewash(l[denied]); return l })
 				d.rehash()
+				d.forget()
 			},
 			kind: verify.Rewritten, refuses: []string{"the audit log was altered", "keep a copy of the directory", "keyhole audit verify"},
 		},
 		"the end cut": {
 			tamper: func() { d.edit(cut(3)) },
+			kind:   verify.Truncated, refuses: []string{"the audit log was cut", "put the missing lines back", "the SIEM"},
+		},
+		"the end cut, without the journal": {
+			tamper: func() { d.edit(cut(3)); d.forget() },
 			kind:   verify.Truncated, refuses: []string{"the audit log was cut", "put the missing lines back", "the SIEM"},
 		},
 		"the end cut with its checkpoints and hashes": {
@@ -260,6 +271,7 @@ func TestRestartDoesNotLaunder(t *testing.T) {
 	denied := g.audited(func(r audit.Record) bool { return r.Outcome == audit.OutcomeDenied })[0].Seq
 	d := logDir{t, g.path("audit")}
 	d.edit(func(l [][]byte) [][]byte { l[denied] = whitewash(l[denied]); return l })
+	d.forget()
 	g.start()
 	g.post(agent, "/v1/keys/payments/sign", `{"payload":"aGVsbG8="}`).want(200)
 	g.stop()
