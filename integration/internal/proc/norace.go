@@ -3,3 +3,7 @@
 package proc
 
 var raceFlags []string
+
+// Race says whether programs have the race detector, which multiplies what
+// they take.
+const Race = false
