@@ -198,8 +198,9 @@ func TestFaultStorm(t *testing.T) {
 		for n := 1; ctx.Err() == nil; n++ {
 			each, done := context.WithTimeout(t.Context(), 5*time.Second)
 			ref := keys.Ref{Token: "t", ID: keys.NewObjectID(), Label: fmt.Sprintf("comes-and-goes.v%d", n), Algorithm: keys.ES256, Bits: 256}
-			// SoftHSM was once seen to answer CKR_TEMPLATE_INCONSISTENT in a storm.
-			if _, err := h.Generate(each, ref); err != nil && !expected(err) && !errors.Is(err, keys.ErrUnsupported) {
+			// SoftHSM was once seen to answer CKR_TEMPLATE_INCONSISTENT in a storm. And
+			// what one try has left, where the token did not let it go, another one finds.
+			if _, err := h.Generate(each, ref); err != nil && !expected(err) && !errors.Is(err, keys.ErrUnsupported) && !errors.Is(err, keys.ErrKeyExists) {
 				t.Errorf("Generate: %v", err)
 			}
 			if err := h.Destroy(each, ref); err != nil {

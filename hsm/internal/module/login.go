@@ -22,9 +22,10 @@ func (t *Token) login(seen uint64) error {
 	if t.logins.Load() != seen {
 		return nil
 	}
-	t.gen.Add(1) // before the login: see the package comment
-	t.sweep()
-	err := t.configure()
+	err := t.anew(func() error {
+		t.sweep()
+		return t.configure()
+	})
 	switch {
 	case err == nil:
 		t.cfg.Log.Warn("the login was lost and is made anew")
@@ -39,9 +40,19 @@ func (t *Token) login(seen uint64) error {
 func (t *Token) renew() error {
 	t.loginMu.Lock()
 	defer t.loginMu.Unlock()
+	return t.anew(func() error {
+		t.sweep()
+		return t.configure()
+	})
+}
+
+// anew runs what logs in between two generations: the token may give handles
+// to other objects at any moment of it, also where it was logged in at the
+// beginning and loses that meanwhile.
+func (t *Token) anew(login func() error) error {
 	t.gen.Add(1)
-	t.sweep()
-	return t.configure()
+	defer t.gen.Add(1)
+	return login()
 }
 
 // loginAttempts is how often a login is tried that fails by something else than

@@ -10,8 +10,9 @@
 //
 // Sessions and object handles are good for one login of one token, its
 // generation. A session is opened, asked whether it is logged in, and only
-// then given the token's generation; a login first raises the generation. So
-// a session never carries a generation that is newer than its login, and a
+// then given the token's generation; a login raises the generation at its
+// beginning and at its end, and in between, while it is odd, no session gets
+// one. So a session never carries a generation that is newer than its login, and a
 // handle that is used only over sessions of its own generation is never one
 // that the token gave to something else after a reset. A call that was under
 // way at the reset may still have met such a handle: see Session.Outdated.

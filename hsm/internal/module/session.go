@@ -38,7 +38,7 @@ func (s *Session) Handle() pkcs11.SessionHandle { return s.h }
 func (s *Session) Generation() uint64 { return s.gen }
 
 // Outdated reports whether the token was logged in to anew since s was made
-// ready. What a call over s has brought then came, perhaps, from another key
+// ready, or is at this moment. What a call over s has brought then came, perhaps, from another key
 // than the one that its handle was found for.
 func (s *Session) Outdated() bool { return s.gen != s.t.gen.Load() || s.lost.Load() }
 
@@ -85,6 +85,16 @@ func (t *Token) Inside(f func() error) error {
 	return f()
 }
 
+// readyAttempts is how often a session is looked at whether it is logged in:
+// before a login, after it, and as often again while others log in.
+const readyAttempts = 4
+
+// awaitLogin waits for the login under way.
+func (t *Token) awaitLogin() {
+	t.loginMu.Lock()
+	defer t.loginMu.Unlock()
+}
+
 // Ready makes s a logged-in session of the token's present generation. The
 // caller is inside the module.
 func (t *Token) Ready(s *Session) error {
@@ -100,7 +110,7 @@ func (t *Token) Ready(s *Session) error {
 	if err != nil {
 		return err
 	}
-	for range 2 {
+	for range readyAttempts {
 		seen := t.logins.Load()
 		info, err := t.mod.ctx.GetSessionInfo(h)
 		if err != nil {
@@ -108,8 +118,11 @@ func (t *Token) Ready(s *Session) error {
 			return fault.Wrap(fault.OpSessionInfo, err)
 		}
 		if info.State == pkcs11.CKS_RO_USER_FUNCTIONS || info.State == pkcs11.CKS_RW_USER_FUNCTIONS {
-			s.gen = t.gen.Load() // after the look at the state: see the package comment
-			return nil
+			if s.gen = t.gen.Load(); s.gen%2 == 0 { // after the look at the state: see the package comment
+				return nil
+			}
+			t.awaitLogin()
+			continue
 		}
 		if err := t.login(seen); err != nil {
 			s.Drop()

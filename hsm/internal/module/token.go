@@ -133,8 +133,7 @@ func (t *Token) open() error {
 	if err := t.logout(); err != nil {
 		return err
 	}
-	t.gen.Add(1)
-	if err := t.configure(); err != nil {
+	if err := t.anew(t.configure); err != nil {
 		// crypto11 leaves the session of a failed login open. Nobody is in
 		// the token now: SoftHSM crashes when sessions in use are closed.
 		_ = m.ctx.CloseAllSessions(slot.ID)

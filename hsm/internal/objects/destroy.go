@@ -31,6 +31,9 @@ func (k *Keys) Destroy(s *module.Session, ref *keys.Ref) error {
 				foreign++
 				continue
 			}
+			if s.Outdated() { // the handle may be another object's by now
+				return fault.ErrOutdated
+			}
 			start := time.Now()
 			if err := s.Note(fault.OpDestroy, start, s.Ctx().DestroyObject(s.Handle(), o)); err != nil {
 				return err

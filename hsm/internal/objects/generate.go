@@ -125,6 +125,9 @@ func (k *Keys) inspect(s *module.Session, ref *keys.Ref, tmpl template.Template)
 	if err != nil {
 		return keys.Generated{}, err
 	}
+	if s.Outdated() { // what was read may be another key's
+		return keys.Generated{}, fault.ErrOutdated
+	}
 	o.found.Store(&found{h, s.Generation()}) // proved just now
 	k.known.Store(ref.ID, o)
 	return made, nil
